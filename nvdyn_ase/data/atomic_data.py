@@ -8,7 +8,7 @@ from ase.data import atomic_masses as _ATOMIC_MASSES
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from torch import Tensor
 
-from nvdyn_ase.data.fields import FIELDS, Field, Level, canonical
+from nvdyn_ase.data.fields import FIELDS, Field, Fill, Level, canonical
 
 if TYPE_CHECKING:
     import ase
@@ -79,6 +79,7 @@ class AtomicData(BaseModel):
     host: dict[str, Any] = {}
 
     _user: dict[str, tuple[Level, Tensor]] = PrivateAttr(default_factory=dict)
+    _defaults: dict[str, Fill] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -130,6 +131,8 @@ class AtomicData(BaseModel):
         """Say the size and the fields beyond the obligatory ones."""
         return f"AtomicData({self.num_nodes} atoms, {', '.join(k for k, _, _ in self.items())})"
 
+    __str__ = __repr__
+
     @property
     def num_nodes(self) -> int:
         """Number of atoms."""
@@ -156,24 +159,38 @@ class AtomicData(BaseModel):
         own = [(k, level, tensor) for k, (level, tensor) in self._user.items()]
         return [item for item in declared if item[2] is not None] + own
 
-    def add_node_property(self, key: str, value: Any) -> None:
-        """Add a field of your own with one row per atom."""
-        self._add(key, value, Level.NODE, self.num_nodes)
+    def add_node_property(self, key: str, value: Any, default: Fill | None = None) -> None:
+        """Add a field of your own with one row per atom.
 
-    def add_edge_property(self, key: str, value: Any) -> None:
-        """Add a field of your own with one row per pair."""
-        self._add(key, value, Level.EDGE, self.num_edges)
+        Parameters
+        ----------
+        key
+            Its name.
+        value
+            One row per atom.
+        default
+            What fills the rows of systems that do not bring the field, in a batch with this one;
+            without it such a batch cannot be made.
+        """
+        self._add(key, value, Level.NODE, self.num_nodes, default)
 
-    def add_system_property(self, key: str, value: Any) -> None:
-        """Add a field of your own with one row; a row without the leading one is taken too."""
+    def add_edge_property(self, key: str, value: Any, default: Fill | None = None) -> None:
+        """Add a field of your own with one row per pair; see :meth:`add_node_property`."""
+        self._add(key, value, Level.EDGE, self.num_edges, default)
+
+    def add_system_property(self, key: str, value: Any, default: Fill | None = None) -> None:
+        """Add a field of your own with one row; a row without the leading one is taken too.
+
+        See :meth:`add_node_property`.
+        """
         tensor = torch.as_tensor(value)
         if tensor.ndim == 0:
             tensor = tensor.reshape(1, 1)
         elif len(tensor) != 1:
             tensor = tensor[None]
-        self._add(key, tensor, Level.SYSTEM, 1)
+        self._add(key, tensor, Level.SYSTEM, 1, default)
 
-    def _add(self, key: str, value: Any, level: Level, rows: int) -> None:
+    def _add(self, key: str, value: Any, level: Level, rows: int, default: Fill | None) -> None:
         tensor = torch.as_tensor(value).to(self.device)
         if tensor.ndim == 0 or len(tensor) != rows:
             raise ValueError(f"{key!r} has shape {tuple(tensor.shape)}; {rows} {level} rows needed")
@@ -184,6 +201,8 @@ class AtomicData(BaseModel):
             setattr(self, field.name, _shaped(field, tensor, rows, self.positions))
         else:
             self._user[key] = (level, tensor)
+            if default is not None:
+                self._defaults[key] = default
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -206,6 +225,7 @@ class AtomicData(BaseModel):
             **declared, constraints=self.constraints, host=dict(self.host)
         )
         copy._user = {k: (level, function(t)) for k, (level, t) in self._user.items()}
+        copy._defaults = dict(self._defaults)
         return copy
 
     @classmethod
@@ -242,7 +262,9 @@ def _shaped(field: Field, value: Any, rows: int | None, positions: Tensor) -> Te
     if field.level is Level.SYSTEM:
         one = tensor.numel() == 1
         fits = tensor.numel() == int(np.prod(target))
-        tensor = tensor.expand(target).clone() if one else tensor.reshape(target) if fits else tensor
+        tensor = (
+            tensor.expand(target).clone() if one else tensor.reshape(target) if fits else tensor
+        )
     if tuple(tensor.shape) != target:
         raise ValueError(f"{field.name} must be {target}, not {tuple(tensor.shape)}")
     return tensor

@@ -1,6 +1,7 @@
 """Many systems as one: ``Batch``, ragged fields laid end to end, never padded."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nvdyn_ase.data.atomic_data import AtomicData
-from nvdyn_ase.data.fields import FIELDS, Level, canonical
+from nvdyn_ase.data.fields import FIELDS, Fill, Level, canonical
+from nvdyn_ase.data.joining import Part, boundaries, joined, ragged_rows, take
 
 Index = int | slice | Sequence[int] | np.ndarray | Tensor
 
@@ -36,6 +38,9 @@ class Batch:
         Per system, what does not live on the device.
     device
         Where the tensors are.
+    defaults
+        Of fields that the table does not declare, the value that fills the rows of systems which
+        do not bring them.
 
     Attributes
     ----------
@@ -53,6 +58,7 @@ class Batch:
         constraints: Sequence[tuple[Any, ...]] | None = None,
         host: Sequence[dict[str, Any]] | None = None,
         device: torch.device | str = "cpu",
+        defaults: dict[str, Fill] | None = None,
     ) -> None:
         self._nodes = np.asarray(num_nodes, dtype=np.int64)
         count = len(self._nodes)
@@ -60,6 +66,7 @@ class Batch:
         self.constraints = [()] * count if constraints is None else list(constraints)
         self.host: list[dict[str, Any]] = [{} for _ in range(count)] if host is None else list(host)
         self.device = torch.device(device)
+        self.defaults = dict(defaults or {})
         self.neighbors: Any = None
         self.evaluated: Any = None
         self._fields: dict[str, Tensor] = {}
@@ -92,7 +99,7 @@ class Batch:
         data = list(data)
         if not data:
             raise ValueError("a batch needs at least one system; the list is empty")
-        batch = _joined([_Part.of_data(system) for system in data], data[0].device)
+        batch = cls(*joined([Part.of_data(system) for system in data], data[0].device))
         return batch if device is None else batch.to(device)
 
     def like(
@@ -150,12 +157,12 @@ class Batch:
     @cached_property
     def host_ptr(self) -> np.ndarray:
         """First atom of each system and the end, (B + 1,), on the host."""
-        return _boundaries(self._nodes)
+        return boundaries(self._nodes)
 
     @property
     def host_edge_ptr(self) -> np.ndarray:
         """First pair of each system and the end, (B + 1,), on the host."""
-        return _boundaries(self._edges)
+        return boundaries(self._edges)
 
     @cached_property
     def ptr(self) -> Int[Tensor, " B1"]:
@@ -278,6 +285,7 @@ class Batch:
         values: Tensor | Sequence[Tensor],
         level: str = "node",
         overwrite: bool = False,
+        default: Fill | None = None,
     ) -> None:
         """Add a field at a level.
 
@@ -291,6 +299,9 @@ class Batch:
             ``"node"``, ``"edge"`` or ``"system"``.
         overwrite
             Replace a field of that name.
+        default
+            What fills the rows of systems that join the batch without this field; without it they
+            cannot join. A field of the table has its own.
 
         Raises
         ------
@@ -308,6 +319,8 @@ class Batch:
             raise ValueError(f"{key!r} needs {self.num_edges} rows, one per pair")
         self._levels[key] = kind
         self[key] = values.to(self.device)
+        if default is not None:
+            self.defaults[key] = default
 
     def _whole(self, key: str, values: list[Tensor], level: Level) -> Tensor:
         if len(values) != len(self):
@@ -333,6 +346,10 @@ class Batch:
         self._fields.pop(key, None)
         self._levels[key] = Level(level)
         self._deferred[key] = function
+
+    def deferred(self, key: str) -> Callable[[], Tensor] | None:
+        """Return the function of a field that nobody has read since it was deferred, else None."""
+        return self._deferred.get(key)
 
     def set_edges(
         self,
@@ -362,25 +379,34 @@ class Batch:
     # ---------------------------------------------------------------- parts and wholes
 
     def index_select(self, index: Index) -> "Batch":
-        """Return the chosen systems, in the order given, as a batch of their own; may be empty."""
+        """Return the chosen systems, in the order given, as a batch of their own; may be empty.
+
+        Pairs that nobody has read yet are left behind: whoever deferred them can make them again.
+        """
         chosen = self._system_rows(index)
+        if "edge_index" in self._deferred:
+            bare = copy(self)
+            bare._fields, bare._levels = dict(self._fields), dict(self._levels)
+            bare._deferred = dict(self._deferred)
+            bare.set_edges({}, np.zeros(len(self), np.int64))
+            return bare.index_select(chosen)
         rows = {
             Level.SYSTEM: chosen,
-            Level.NODE: _ragged_rows(self.host_ptr, chosen),
-            Level.EDGE: _ragged_rows(self.host_edge_ptr, chosen),
+            Level.NODE: ragged_rows(self.host_ptr, chosen),
+            Level.EDGE: ragged_rows(self.host_edge_ptr, chosen),
         }
         picks = {level: self._on_device(r) for level, r in rows.items()}
         fields = {
-            key: (self._levels[key], tensor.index_select(0, picks[self._levels[key]]))
-            for key, tensor in self
+            key: (self._levels[key], take(tensor, picks[self._levels[key]])) for key, tensor in self
         }
         nodes, edges = self._nodes[chosen], self._edges[chosen]
         if "edge_index" in fields:
-            moved = np.repeat(_boundaries(nodes)[:-1] - self.host_ptr[chosen], edges)
+            moved = np.repeat(boundaries(nodes)[:-1] - self.host_ptr[chosen], edges)
             level, pairs = fields["edge_index"]
             fields["edge_index"] = (level, pairs + self._on_device(moved)[:, None])
         constraints = [self.constraints[i] for i in chosen]
-        return Batch(fields, nodes, edges, constraints, [self.host[i] for i in chosen], self.device)
+        host = [self.host[i] for i in chosen]
+        return Batch(fields, nodes, edges, constraints, host, self.device, self.defaults)
 
     def _system_rows(self, index: Index) -> np.ndarray:
         if isinstance(index, slice):
@@ -398,11 +424,12 @@ class Batch:
     def get_data(self, index: int) -> AtomicData:
         """Return one system; raise IndexError if there is none of that number."""
         part = self.index_select([index])
-        declared = {k: t for k, t in part if k in FIELDS}
+        declared: dict[str, Any] = {k: t for k, t in part if k in FIELDS}
         data = AtomicData.model_construct(
             **declared, constraints=part.constraints[0], host=part.host[0]
         )
         data._user = {k: (part._levels[k], t) for k, t in part if k not in FIELDS}
+        data._defaults = {k: v for k, v in self.defaults.items() if k in data._user}
         return data
 
     def to_data_list(self) -> list[AtomicData]:
@@ -419,9 +446,14 @@ class Batch:
         ValueError
             Such a field has no default; it is named.
         """
-        joined = _joined([_Part.of_batch(self), _Part.of_batch(other)], self.device)
+        whole = Batch(*joined([self._part(), other._part()], self.device))
         self.__dict__.clear()
-        self.__dict__.update(joined.__dict__)
+        self.__dict__.update(whole.__dict__)
+
+    def _part(self) -> Part:
+        fields = {key: (self._levels[key], tensor) for key, tensor in self}
+        rest = self.constraints, self.host, self.defaults
+        return Part(fields, self._nodes, self._edges, *rest)
 
     def append_data(self, data: Sequence[AtomicData]) -> None:
         """Put systems behind these, in place."""
@@ -433,7 +465,9 @@ class Batch:
     def _mapped(self, function: Callable[[Tensor], Tensor], device: torch.device) -> "Batch":
         fields = {key: (self._levels[key], function(tensor)) for key, tensor in self}
         host = [dict(h) for h in self.host]
-        return Batch(fields, self._nodes, self._edges, self.constraints, host, device)
+        return Batch(
+            fields, self._nodes, self._edges, self.constraints, host, device, self.defaults
+        )
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -465,84 +499,3 @@ class Batch:
     def model_dump(self) -> dict[str, Any]:
         """Return every field by name, and the sizes under ``num_nodes`` and ``num_edges``."""
         return dict(self) | {"num_nodes": self.num_nodes_list, "num_edges": self.num_edges_list}
-
-
-class _Part:
-    """What is laid end to end: fields with levels, and the sizes of the systems."""
-
-    def __init__(
-        self,
-        fields: dict[str, tuple[Level, Tensor]],
-        nodes: np.ndarray,
-        edges: np.ndarray,
-        constraints: list[Any],
-        host: list[Any],
-    ) -> None:
-        self.fields, self.nodes, self.edges = fields, nodes, edges
-        self.constraints, self.host = constraints, host
-
-    @classmethod
-    def of_data(cls, data: AtomicData) -> "_Part":
-        fields = {key: (level, tensor) for key, level, tensor in data.items()}
-        sizes = np.array([data.num_nodes]), np.array([data.num_edges])
-        return cls(fields, *sizes, [data.constraints], [data.host])
-
-    @classmethod
-    def of_batch(cls, batch: Batch) -> "_Part":
-        fields = {key: (batch._levels[key], tensor) for key, tensor in batch}
-        return cls(fields, batch._nodes, batch._edges, batch.constraints, batch.host)
-
-    def rows(self, level: Level) -> int:
-        sizes = {Level.NODE: self.nodes.sum(), Level.EDGE: self.edges.sum()}
-        return int(sizes.get(level, len(self.nodes)))
-
-
-def _joined(parts: list[_Part], device: torch.device) -> Batch:
-    nodes = np.concatenate([part.nodes for part in parts])
-    edges = np.concatenate([part.edges for part in parts])
-    offsets = _boundaries(np.array([part.nodes.sum() for part in parts]))
-    levels: dict[str, Level] = {}
-    for part in parts:
-        for key, (level, _) in part.fields.items():
-            if levels.setdefault(key, level) is not level:
-                raise ValueError(f"{key!r} is a {level} field here and a {levels[key]} field there")
-    fields = {}
-    for key, level in levels.items():
-        shift = offsets if key == "edge_index" else None
-        fields[key] = (level, _column(key, level, parts, shift, device))
-    constraints = [c for part in parts for c in part.constraints]
-    host = [h for part in parts for h in part.host]
-    return Batch(fields, nodes, edges, constraints, host, device)
-
-
-def _column(
-    key: str, level: Level, parts: list[_Part], shift: np.ndarray | None, device: torch.device
-) -> Tensor:
-    """Lay one field end to end, with defaults where a part does not bring it."""
-    like = next(part.fields[key][1] for part in parts if key in part.fields)
-    pieces = []
-    for number, part in enumerate(parts):
-        if key in part.fields:
-            piece = part.fields[key][1].to(device)
-            pieces.append(piece if shift is None else piece + int(shift[number]))
-        elif part.rows(level) or level is not Level.EDGE:
-            pieces.append(_default_rows(key, part.rows(level), like, device))
-    return torch.cat(pieces)
-
-
-def _default_rows(key: str, rows: int, like: Tensor, device: torch.device) -> Tensor:
-    default = FIELDS[key].default if key in FIELDS else None
-    if default is None and rows:
-        raise ValueError(f"some systems have no {key!r} and it has no default; add it to all")
-    return torch.full((rows, *like.shape[1:]), default or 0, dtype=like.dtype, device=device)
-
-
-def _boundaries(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _ragged_rows(ptr: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Rows of the chosen segments, in order."""
-    sizes = ptr[chosen + 1] - ptr[chosen]
-    starts = np.repeat(ptr[chosen] - _boundaries(sizes)[:-1], sizes)
-    return starts + np.arange(len(starts))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+Fill = float | int | bool
+
 
 class Level(StrEnum):
     """What one row of a field belongs to."""
@@ -42,7 +44,7 @@ class Field(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype | None
     unit: str
-    default: float | int | bool | None
+    default: Fill | None
 
 
 def _table(*fields: Field) -> dict[str, Field]:
