@@ -1,0 +1,36 @@
+"""How a batch moves: engines, hooks, convergence, optimizers and integrators."""
+
+from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
+from nvdyn_ase.dynamics.hooks import (
+    Hook,
+    HookStageEnum,
+    LoggingHook,
+    NaNDetectorHook,
+    NeighborListHook,
+    ProgressHook,
+    SnapshotHook,
+)
+from nvdyn_ase.dynamics.integrators import NVE, VelocityVerlet
+from nvdyn_ase.dynamics.optimizers import FIRE
+from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
+
+__all__ = [
+    "FIRE",
+    "NVE",
+    "BaseDynamics",
+    "ConvergenceCriterion",
+    "ConvergenceHook",
+    "DataSink",
+    "Hook",
+    "HookStageEnum",
+    "HostMemory",
+    "LoggingHook",
+    "NaNDetectorHook",
+    "NeighborListHook",
+    "Outcome",
+    "ProgressHook",
+    "SnapshotHook",
+    "VelocityVerlet",
+]

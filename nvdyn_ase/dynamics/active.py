@@ -1,0 +1,107 @@
+"""The systems of a run that still move; the others stop costing anything."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.evaluated import Evaluated
+
+if TYPE_CHECKING:
+    from nvdyn_ase.dynamics.base import BaseDynamics
+
+# A frozen system is carried along until this share of the atoms is frozen. Taking systems out costs
+# about as much as a step, so that doing it at each convergence would not pay for large batches.
+_RELEASE = 0.2
+
+
+class ActiveSystems:
+    """Splits the user's batch into what moves and what is done, and puts it together again.
+
+    Parameters
+    ----------
+    engine
+        The engine whose state goes along.
+    home
+        The user's batch, in the user's order.
+
+    Attributes
+    ----------
+    batch
+        What the engine moves now: ``home`` itself until the first systems are released.
+    rows
+        Where each of its systems stands in ``home``.
+    """
+
+    def __init__(self, engine: "BaseDynamics", home: Batch) -> None:
+        self.engine = engine
+        self.home = home
+        self.batch = home
+        self.rows = np.arange(len(home))
+        self._left: list[tuple[np.ndarray, Batch, Batch | None]] = []
+
+    def release(self, frozen: np.ndarray) -> None:
+        """Take frozen systems out of the batch if there are enough of them.
+
+        Parameters
+        ----------
+        frozen
+            (B,) bool for the present batch, on the host.
+        """
+        sizes = np.asarray(self.batch.num_nodes_list)
+        if frozen.all() or sizes[frozen].sum() < _RELEASE * sizes.sum():
+            return
+        leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
+        state = self.engine.state
+        left = self.batch.index_select(leaving)
+        self.engine.show_last(left)
+        self._left.append((self.rows[leaving], left, _part(state, leaving)))
+        current = self.batch.evaluated
+        kept = self.batch.index_select(staying)
+        if current is not None and current.holds(self.batch, current.model):
+            kept.evaluated = Evaluated.now(kept, current.model)
+        self.batch, self.rows = kept, self.rows[staying]
+        self.engine.follow(kept, _part(state, staying), staying)
+
+    def gather(self) -> Batch:
+        """Bring the user's batch up to date, in its order; the run may go on afterwards."""
+        if self.batch is self.home:
+            return self.home
+        parts = [*self._left, (self.rows, self.batch, self.engine.state)]
+        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
+        whole = _whole([batch for _, batch, _ in parts], order)
+        self.home.set_edges({}, np.zeros(len(self.home), np.int64))
+        self.home.neighbors = self.home.evaluated = None
+        for key, tensor in whole:
+            self.home.add_key(key, tensor, whole.level(key), overwrite=True)
+        self.home.host = whole.host
+        return self.home
+
+    def finish(self) -> Batch:
+        """Bring the user's batch and the engine's state up to date, and end the split."""
+        if self.batch is not self.home:
+            self.gather()
+            current = self.batch.evaluated
+            if current is not None and current.holds(self.batch, current.model):
+                self.home.evaluated = Evaluated.now(self.home, current.model)
+            parts = [*self._left, (self.rows, self.batch, self.engine.state)]
+            order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
+            states = [state for _, _, state in parts if state is not None]
+            whole = _whole(states, order) if states else None
+            self.engine.follow(self.home, whole, None)
+            self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
+        return self.home
+
+
+def _part(state: Batch | None, rows: np.ndarray) -> Batch | None:
+    return None if state is None else state.index_select(rows)
+
+
+def _whole(parts: list[Batch], order: np.ndarray) -> Batch:
+    whole = parts[0].index_select(slice(None))
+    whole.set_edges({}, np.zeros(len(whole), np.int64))
+    for part in parts[1:]:
+        bare = part.index_select(slice(None))
+        bare.set_edges({}, np.zeros(len(bare), np.int64))
+        whole.append(bare)
+    return whole.index_select(order)

@@ -1,0 +1,547 @@
+"""The engine: one step, driven the same way by everything that moves a batch."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from loguru import logger
+from torch import Tensor
+
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.active import ActiveSystems
+from nvdyn_ase.dynamics.constraints import BatchConstraints
+from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
+from nvdyn_ase.dynamics.counts import count
+from nvdyn_ase.dynamics.evaluated import Evaluated
+from nvdyn_ase.dynamics.frozen import ActiveMask, masked
+from nvdyn_ase.dynamics.hooks.neighbors import NeighborListHook
+from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
+from nvdyn_ase.dynamics.hooks.registry import HookRegistry
+from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
+from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.parameters import parameter_rows
+from nvdyn_ase.dynamics.readback import Readback
+from nvdyn_ase.dynamics.rows import largest_norm
+from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
+from nvdyn_ase.neighbors import NeighborList
+
+__all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
+
+
+class BaseDynamics:
+    """Moves every system of a batch, one forward pass of the model a step.
+
+    A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
+    (after them). It needs to know nothing of systems that are done or of batches that change: what
+    it does to a system that is frozen is undone here. It names the fields it changes in
+    ``_mutable_fields`` and the parameters that may differ between systems in ``_per_system``; if it
+    replaces tensors and never writes into them, ``_writes_in_place = False`` saves copies.
+
+    Parameters
+    ----------
+    model
+        A batched model.
+    hooks
+        Called at the stages of a step.
+    convergence_hook
+        When a system is done, or a dict of the arguments of ``ConvergenceHook``; None: no test.
+    n_steps
+        Length of a run.
+    exit_status
+        Systems with at least this status are frozen.
+    device_type
+        ``"cpu"`` or ``"cuda"``; where the model is by default.
+    debug_mode
+        Write detailed debug lines.
+
+    Attributes
+    ----------
+    step_count
+        Steps done since the engine was made.
+    state
+        The method's own fields, a batch of the same systems; None before the first step.
+    newly_converged
+        (B,) bool, which systems met the criterion in this step for the first time.
+    failures
+        Why the model could not evaluate a system, by ``system_id``.
+
+    Raises
+    ------
+    TypeError
+        The model is not a batched model.
+    """
+
+    __needs_keys__: ClassVar[Iterable[str]] = frozenset()
+    __provides_keys__: ClassVar[Iterable[str]] = frozenset()
+    _mutable_fields: ClassVar[tuple[str, ...]] = ("positions", "velocities")
+    _writes_in_place: ClassVar[bool] = True
+    _per_system: ClassVar[tuple[str, ...]] = ()
+    _bookkeeping: dict[str, Callable[..., Tensor]] = {}
+
+    def __init__(
+        self,
+        model: BaseModelMixin,
+        hooks: Sequence[Hook] | None = None,
+        convergence_hook: ConvergenceHook | dict[str, Any] | None = None,
+        n_steps: int | None = None,
+        exit_status: int = 1,
+        *,
+        device_type: str | None = None,
+        debug_mode: bool = False,
+    ) -> None:
+        if not isinstance(model, BaseModelMixin):
+            raise TypeError(
+                f"{type(model).__name__} is not a batched model; wrap it with "
+                "nvdyn_ase.models.as_model, or derive it from BaseModelMixin"
+            )
+        if isinstance(convergence_hook, dict):
+            convergence_hook = ConvergenceHook(**convergence_hook)
+        self.model = model
+        self.convergence_hook = convergence_hook
+        self.n_steps = n_steps
+        self.exit_status = exit_status
+        self.device_type = device_type
+        self.debug_mode = debug_mode
+        self.step_count = 0
+        self.state: Batch | None = None
+        self.newly_converged: Bool[Tensor, " B"] | None = None
+        self.failures: dict[int, str] = {}
+        self._registry = HookRegistry()
+        self._batch: Batch | None = None
+        self._constraints: BatchConstraints | None = None
+        self._mask: tuple[Tensor, int, ActiveMask | None] | None = None
+        self._met: Bool[Tensor, " B"] | None = None
+        self._codes: dict[tuple[int, torch.device], Tensor] = {}
+        self._bookkeeping = dict(type(self)._bookkeeping)
+        config = model.model_card.neighbor_config
+        self._neighbors = None if config is None else NeighborList(**dict(config))
+        for hook in hooks or ():
+            self.register_hook(hook)
+
+    def __repr__(self) -> str:
+        """Say what it moves, with what model, and until when."""
+        parts = [type(self.model).__name__]
+        parts += [f"{name}={getattr(self, name)!r}" for name in self._per_system]
+        if self.convergence_hook is not None:
+            parts.append(repr(self.convergence_hook))
+        if self.n_steps is not None:
+            parts.append(f"n_steps={self.n_steps}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    # ---------------------------------------------------------------- what a method writes
+
+    def pre_update(self, batch: Batch) -> None:
+        """Move the batch before the forces are computed."""
+
+    def post_update(self, batch: Batch) -> None:
+        """Move the batch after the forces are computed."""
+
+    def _make_new_state(self, n: int, template_batch: Batch) -> Batch | None:
+        """Return the state of ``n`` systems that the method has not moved yet.
+
+        ``template_batch`` holds these systems. Use ``template_batch.like(node=..., system=...)``.
+        """
+        return None
+
+    def _init_state(self, batch: Batch) -> None:
+        """Give every system of the batch a new state."""
+        state = self._make_new_state(len(batch), batch)
+        state = batch.like() if state is None else state
+        for name in self._per_system:
+            if name not in state and not isinstance(getattr(self, name), (int, float, type(None))):
+                state[name] = self.initial(name, batch)
+        for key, make in self._bookkeeping.items():
+            state[key] = make(len(batch), batch.device)
+        self.state = state
+
+    # ---------------------------------------------------------------- parameters
+
+    def parameter(self, name: str) -> Any:
+        """Return a parameter: the number itself, or (B, 1) where systems have their own."""
+        state = self.state
+        return state[name] if state is not None and name in state else getattr(self, name)
+
+    def node_parameter(self, name: str) -> Any:
+        """Return a parameter for the atoms: the number itself, or (V, 1)."""
+        value = self.parameter(name)
+        if isinstance(value, Tensor) and self._batch is not None:
+            return value.index_select(0, self._batch.batch)
+        return value
+
+    def initial(self, name: str, batch: Batch) -> Float[Tensor, "B 1"]:
+        """Return the value that a parameter was given for each system, (B, 1)."""
+        return parameter_rows(name, getattr(self, name), np.arange(len(batch)), batch.device)
+
+    def set_parameter(self, name: str, value: Any) -> None:
+        """Change a parameter between steps; a sequence gives one value per system of the batch."""
+        setattr(self, name, value)
+        if self.state is None or self._batch is None or name not in self._per_system:
+            return
+        if name in self.state or not isinstance(value, (int, float)):
+            self.state[name] = self.initial(name, self._batch)
+
+    # ---------------------------------------------------------------- hooks
+
+    @property
+    def hooks(self) -> dict[HookStageEnum, list[Hook]]:
+        """The hooks of each stage, in the order they were registered."""
+        return self._registry.by_stage
+
+    @property
+    def current_hook_stage(self) -> HookStageEnum | None:
+        """The stage whose hooks are being called; None between them."""
+        return self._registry.current
+
+    def register_hook(self, hook: Hook) -> None:
+        """Register a hook; raise ValueError if its frequency is not an int of at least 1."""
+        self._registry.add(hook)
+
+    def register_bookkeeping_key(self, key: str, init_fn: Callable[..., Tensor]) -> None:
+        """Add a field ``(n, 1) = init_fn(n, device)`` to the state, for every system that comes.
+
+        Called on the class, as ``Engine.register_bookkeeping_key(Engine, key, init_fn)``, it
+        applies to engines made later.
+        """
+        self._bookkeeping = {**self._bookkeeping, key: init_fn}
+
+    def _fire(self, stage: HookStageEnum, batch: Batch) -> None:
+        self._registry.fire(stage, batch, self)
+
+    def show_last(self, batch: Batch) -> None:
+        """Show the last state of systems that leave to the hooks that record it."""
+        self._registry.record_last(batch, self, self.step_count - 1)
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def model_card(self) -> ModelCard:
+        """What the model is and needs."""
+        return self.model.model_card
+
+    @property
+    def model_is_conservative(self) -> bool:
+        """Whether the model's forces are the gradient of its energy."""
+        return self.model.model_card.conservative
+
+    @property
+    def device(self) -> torch.device:
+        """Where the engine works; RuntimeError if there is no such device."""
+        if self.device_type is None:
+            return self.model.device
+        if self.device_type == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("device_type='cuda', and no CUDA device is available")
+        try:
+            return torch.device(self.device_type)
+        except RuntimeError as error:
+            raise RuntimeError(f"device_type={self.device_type!r}: {error}") from None
+
+    # ---------------------------------------------------------------- the forward pass
+
+    def compute(self, batch: Batch) -> ModelOutputs:
+        """Evaluate the model and write what it gives into the batch.
+
+        Raises
+        ------
+        RuntimeError
+            The model does not give a field that the method needs; the message names it.
+        """
+        if self._neighbors is not None and not self._has_neighbor_hook():
+            self._neighbors.update(batch)
+        with self.model.computing(self.__needs_keys__):
+            outputs = self.model(batch)
+        missing = [key for key in self.__needs_keys__ if key not in outputs and key not in batch]
+        if missing:
+            raise RuntimeError(
+                f"{type(self).__name__} needs {', '.join(missing)}, and "
+                f"{type(self.model).__name__} gives {', '.join(outputs)} only"
+            )
+        for key, values in outputs.items():
+            batch[key] = values
+        batch.evaluated = Evaluated.now(batch, self.model)
+        self._note_failures(batch, outputs)
+        return outputs
+
+    def _has_neighbor_hook(self) -> bool:
+        hooks = self._registry.by_stage[HookStageEnum.BEFORE_COMPUTE]
+        return any(isinstance(hook, NeighborListHook) for hook in hooks)
+
+    def _note_failures(self, batch: Batch, outputs: ModelOutputs) -> None:
+        if not outputs.failures:
+            return
+        for row, reason in outputs.failures.items():
+            batch.host[row] = {**batch.host[row], "failure": reason}
+        mask = torch.zeros(len(batch), dtype=torch.bool)
+        mask[list(outputs.failures)] = True
+        self.retire(batch, mask.to(batch.device), Outcome.ERROR)
+
+    def _evaluate(self, batch: Batch) -> None:
+        """Compute with its hooks; ``fmax`` is current from then on, also if a hook changed forces."""
+        self._fire(HookStageEnum.BEFORE_COMPUTE, batch)
+        active = self._active(batch)
+        self.compute(batch)
+        count(batch, "evaluations", active)
+        if "forces" not in self.__needs_keys__:
+            self._fire(HookStageEnum.AFTER_COMPUTE, batch)
+            return
+        self._defer_fmax(batch)
+        forces, version = batch["forces"], batch["forces"]._version
+        self._fire(HookStageEnum.AFTER_COMPUTE, batch)
+        if batch["forces"] is not forces or forces._version != version:
+            self._defer_fmax(batch)
+
+    def _defer_fmax(self, batch: Batch) -> None:
+        batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch))
+
+    def _prime(self, batch: Batch) -> None:
+        """Make forces current if the method needs them and they are not."""
+        current = batch.evaluated
+        if "forces" not in self.__needs_keys__:
+            return
+        if current is None or not current.holds(batch, self.model):
+            self._evaluate(batch)
+        else:
+            self._defer_fmax(batch)
+
+    # ---------------------------------------------------------------- coordinates
+
+    def constraints(self, batch: Batch) -> BatchConstraints:
+        """Return the constraints of the batch being moved."""
+        if self._constraints is None or self._batch is not batch:
+            self._constraints = BatchConstraints(batch)
+        return self._constraints
+
+    def forces(self, batch: Batch) -> Float[Tensor, "V 3"]:
+        """Return the forces with constraints applied, as an optimizer sees them, eV/Å."""
+        return self.constraints(batch).forces(batch)
+
+    def energy(self, batch: Batch) -> Float[Tensor, "B 1"]:
+        """Return the energy whose gradient the forces are, with that of constraints, eV."""
+        key = "free_energy" if "free_energy" in batch else "energy"
+        return self.constraints(batch).energy(batch, batch[key])
+
+    def move(self, batch: Batch, step: Float[Tensor, "V 3"]) -> None:
+        """Displace the atoms, Å, as far as constraints allow."""
+        old = batch["positions"]
+        batch["positions"] = self.constraints(batch).positions(batch, old, old + step)
+
+    # ---------------------------------------------------------------- one step
+
+    def _active(self, batch: Batch) -> ActiveMask | None:
+        """Return who moves, or None if the host knows that everyone does."""
+        status = batch["status"]
+        if self._mask is not None and self._mask[0] is status and self._mask[1] == status._version:
+            return self._mask[2]
+        mask = ActiveMask(batch["status"].view(-1, 1) < self.exit_status, batch.batch)
+        self._mask = (status, status._version, mask)
+        return mask
+
+    def _update(self, update: Callable[[Batch], None], batch: Batch) -> None:
+        active = self._active(batch)
+        if active is None:
+            update(batch)
+        else:
+            fields = self._mutable_fields
+            masked(update, batch, self.state, fields, active, self._writes_in_place)
+
+    def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
+        """Run pre and post update, without forces in between, on the masked systems alone."""
+        self._follow_if_new(batch)
+        active = ActiveMask(mask.view(-1, 1), batch.batch)
+        for update in (self.pre_update, self.post_update):
+            fields = self._mutable_fields
+            masked(update, batch, self.state, fields, active, self._writes_in_place)
+
+    def _advance(self, batch: Batch) -> None:
+        """Do the phases of one step, up to and with AFTER_STEP."""
+        stage = HookStageEnum
+        self._fire(stage.BEFORE_STEP, batch)
+        self._fire(stage.BEFORE_PRE_UPDATE, batch)
+        if type(self).pre_update is not BaseDynamics.pre_update:
+            self._update(self.pre_update, batch)
+        self._fire(stage.AFTER_PRE_UPDATE, batch)
+        self._evaluate(batch)
+        self._fire(stage.BEFORE_POST_UPDATE, batch)
+        if type(self).post_update is not BaseDynamics.post_update:
+            self._update(self.post_update, batch)
+        self._fire(stage.AFTER_POST_UPDATE, batch)
+        count(batch, "steps", self._active(batch))
+        self._fire(stage.AFTER_STEP, batch)
+
+    def _converged(self, batch: Batch, graduate: bool) -> Bool[Tensor, " B"] | None:
+        """Test convergence, call ON_CONVERGE hooks, and freeze who is done if asked to."""
+        hook = self.convergence_hook
+        if hook is None or self.step_count % hook.frequency != 0:
+            return None
+        mask = hook.evaluate_mask(batch)
+        if graduate:
+            active = self._active(batch)
+            self.newly_converged = mask if active is None else mask & active.system.view(-1)
+        else:
+            before = torch.zeros_like(mask) if self._met is None else self._met
+            self.newly_converged, self._met = mask & ~before, mask | before
+        if self.hooks[HookStageEnum.ON_CONVERGE] and bool(self.newly_converged.any()):
+            self._fire(HookStageEnum.ON_CONVERGE, batch)
+        if graduate:
+            self.retire(batch, self.newly_converged, Outcome.CONVERGED)
+        else:
+            hook(batch, self)
+        return mask
+
+    def retire(self, batch: Batch, mask: Bool[Tensor, " B"], outcome: Outcome) -> None:
+        """Freeze the masked systems that still move, and record how they ended."""
+        status = batch["status"]
+        leaving = mask.view(status.shape) & (status < self.exit_status)
+        batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
+        code = self._code(outcome, status)
+        batch["outcome"] = torch.where(leaving.view(-1, 1), code, batch["outcome"])
+
+    def _code(self, value: int, like: Tensor) -> Tensor:
+        """Return a number on the device, made once: as a Python number it costs two operations."""
+        key = (int(value), like.device)
+        if key not in self._codes:
+            self._codes[key] = like.new_tensor(int(value))
+        return self._codes[key]
+
+    def step(self, batch: Batch) -> tuple[Batch, Int[Tensor, " n"] | None]:
+        """Do one step.
+
+        Returns
+        -------
+        batch
+            The batch that was given, moved.
+        converged
+            Indices of the systems that meet the criterion now, or None. Finding them waits for the
+            device; :meth:`run` does not.
+        """
+        self._follow_if_new(batch)
+        self._prime(batch)
+        with Rollback(self, batch):
+            self._advance(batch)
+        mask = self._converged(batch, graduate=False)
+        self.step_count += 1
+        indices = None if mask is None else mask.nonzero().view(-1)
+        return batch, indices if indices is not None and len(indices) else None
+
+    # ---------------------------------------------------------------- a run
+
+    def follow(self, batch: Batch, state: Batch | None, kept: np.ndarray | None) -> None:
+        """Go on with another batch and the state that belongs to it.
+
+        Parameters
+        ----------
+        batch, state
+            What is moved from now on.
+        kept
+            Which systems of the batch before these are; None if that cannot be said.
+        """
+        self._batch, self.state = batch, state
+        self._constraints = self._mask = self._met = None
+        if self._neighbors is not None and kept is not None:
+            self._neighbors.select(kept)
+
+    def _follow_if_new(self, batch: Batch) -> None:
+        open_batch(batch)
+        if batch is not self._batch:
+            self.follow(batch, None, None)
+            self._init_state(batch)
+
+    def iterate(self, batch: Batch) -> Generator[ActiveSystems, None, None]:
+        """Yield after the first evaluation and after every step, until every system is done.
+
+        What is yielded knows which systems still move, and can bring the user's batch up to date.
+        """
+        open_batch(batch, reopen_below=self.exit_status)
+        self._follow_if_new(batch)
+        frozen = (batch["status"].view(-1) >= self.exit_status).cpu().numpy()
+        if not frozen.any():
+            self._mask = (batch["status"], batch["status"]._version, None)
+        systems = ActiveSystems(self, batch)
+        readback = Readback()
+        try:
+            self._prime(batch)
+            self._converged(batch, graduate=True)
+            while True:
+                yield systems
+                before = systems.batch
+                if self._done(systems, readback):
+                    return
+                if systems.batch is not before:
+                    readback.forget()
+                with Rollback(self, systems.batch):
+                    self._advance(systems.batch)
+                self._converged(systems.batch, graduate=True)
+                self.step_count += 1
+        finally:
+            self.show_last(systems.batch)
+            systems.finish()
+
+    def _done(self, systems: ActiveSystems, readback: Readback) -> bool:
+        """Learn who is frozen, as far as it is known; release them; say whether nobody is left."""
+        if self._active(systems.batch) is None:
+            return False
+        status = readback.exchange(systems.batch["status"].view(-1))
+        if status is None:
+            return False
+        frozen = status >= self.exit_status
+        if frozen.all():
+            return True
+        systems.release(frozen)
+        return False
+
+    def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:
+        """Move a batch until every system is done or the steps are used up.
+
+        Parameters
+        ----------
+        batch
+            The systems; they are moved in place.
+        n_steps
+            Length of this run; the attribute of that name by default.
+
+        Returns
+        -------
+        Batch
+            The batch that was given, every system in its place.
+
+        Raises
+        ------
+        ValueError
+            No batch, or nothing that would end the run.
+        """
+        limit = self.n_steps if n_steps is None else n_steps
+        if batch is None:
+            raise ValueError("run needs a batch")
+        if limit is None and self.convergence_hook is None:
+            raise ValueError("nothing ends this run: give n_steps or a convergence_hook")
+        if self.debug_mode:
+            logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
+        with self._registry.entered():
+            steps = self.iterate(batch)
+            try:
+                for done, _ in enumerate(steps):
+                    if limit is not None and done >= limit:
+                        break
+            finally:
+                steps.close()
+        close_run(batch, self.exit_status)
+        return batch
+
+    # ---------------------------------------------------------------- a stream of its own
+
+    def __enter__(self) -> Self:
+        """Use a stream of its own on CUDA; nothing on the CPU."""
+        self.stream = None
+        if self.device.type == "cuda":
+            self.stream = torch.cuda.Stream(self.device)
+            self._stream_context = torch.cuda.stream(self.stream)
+            self._stream_context.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the stream."""
+        if self.stream is not None:
+            self._stream_context.__exit__(*exception)
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            self.stream = None

@@ -1,0 +1,124 @@
+"""Constraints of a batch: fixed atoms on the device, any other kind through its own methods."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nvdyn_ase.data import Batch
+
+
+class Constraint(Protocol):
+    """What one system's constraints do to its coordinates, on the host, as ``ase.Atoms`` does it.
+
+    Arrays are float64; ``positions`` (n, 3) in Å, ``cell`` (3, 3) in Å.
+    """
+
+    has_potential: bool
+
+    def adjust_positions(self, old: np.ndarray, new: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Return the positions that a move from old to new is allowed to end at."""
+
+    def adjust_forces(
+        self, positions: np.ndarray, cell: np.ndarray, forces: np.ndarray, md: bool
+    ) -> np.ndarray:
+        """Return the forces the optimizer sees or, with ``md``, the integrator; eV/Å."""
+
+    def adjust_momenta(
+        self, positions: np.ndarray, cell: np.ndarray, momenta: np.ndarray
+    ) -> np.ndarray:
+        """Return the momenta that are allowed."""
+
+    def adjust_potential_energy(self, positions: np.ndarray, cell: np.ndarray) -> float:
+        """Return the energy that the constraint adds, eV."""
+
+
+class BatchConstraints:
+    """The constraints of one batch.
+
+    Atoms marked in the field ``fixed`` are held on the device. A system that brings constraint
+    objects goes through them on the host, one system at a time: correct, and slower.
+
+    Parameters
+    ----------
+    batch
+        The batch; whether it has fixed atoms is looked up once, here.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        fixed = batch["fixed"] if "fixed" in batch else None
+        has_fixed = fixed is not None and bool(fixed.any())
+        self.fixed: Bool[Tensor, "V 1"] | None = fixed.view(-1, 1) if has_fixed else None
+        ptr = batch.host_ptr
+        self._hosted = [
+            (row, slice(int(ptr[row]), int(ptr[row + 1])), constraint)
+            for row, own in enumerate(batch.constraints)
+            for constraint in own
+        ]
+
+    def __bool__(self) -> bool:
+        """Whether anything is constrained."""
+        return self.fixed is not None or bool(self._hosted)
+
+    def forces(self, batch: Batch, md: bool = False) -> Float[Tensor, "V 3"]:
+        """Return the forces that an optimizer sees or, with ``md``, an integrator.
+
+        As in ASE an integrator sees the forces of constraints that have a potential only: those
+        that hold atoms act on its positions and momenta.
+        """
+        forces = batch["forces"]
+        if self.fixed is not None and not md:
+            forces = torch.where(self.fixed, 0.0, forces)
+        for row, atoms, constraint in self._hosted:
+            positions, cell, own = _on_host(batch, row, atoms, forces)
+            adjusted = constraint.adjust_forces(positions, cell, own, md)
+            forces = _replaced(forces, atoms, adjusted)
+        return forces
+
+    def positions(
+        self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]
+    ) -> Float[Tensor, "V 3"]:
+        """Return where a move from old to new is allowed to end."""
+        if self.fixed is not None:
+            new = torch.where(self.fixed, old, new)
+        for row, atoms, constraint in self._hosted:
+            before, cell, after = _on_host(batch, row, atoms, new, positions=old)
+            new = _replaced(new, atoms, constraint.adjust_positions(before, after, cell))
+        return new
+
+    def velocities(self, batch: Batch, velocities: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
+        """Return the velocities that are allowed at the present positions."""
+        if self.fixed is not None:
+            velocities = torch.where(self.fixed, 0.0, velocities)
+        for row, atoms, constraint in self._hosted:
+            positions, cell, own = _on_host(batch, row, atoms, velocities)
+            masses = batch["atomic_masses"][atoms].cpu().double().numpy()[:, None]
+            momenta = constraint.adjust_momenta(positions, cell, own * masses)
+            velocities = _replaced(velocities, atoms, momenta / masses)
+        return velocities
+
+    def energy(self, batch: Batch, energy: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
+        """Return the energy with what the constraints add to it."""
+        for row, atoms, constraint in self._hosted:
+            if constraint.has_potential:
+                positions, cell, _ = _on_host(batch, row, atoms, batch["positions"])
+                energy = energy.clone()
+                energy[row] += constraint.adjust_potential_energy(positions, cell)
+        return energy
+
+
+def _on_host(
+    batch: Batch, row: int, atoms: slice, field: Tensor, positions: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    where = batch["positions"] if positions is None else positions
+    tensors = (where[atoms], batch["cell"][row], field[atoms])
+    a, b, c = (t.detach().cpu().double().numpy().copy() for t in tensors)
+    return a, b, c
+
+
+def _replaced(field: Tensor, atoms: slice, rows: np.ndarray) -> Tensor:
+    field = field.clone()
+    field[atoms] = torch.as_tensor(rows).to(field)
+    return field

@@ -1,0 +1,73 @@
+"""Systems that are done: who they are, and keeping them as they are."""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from nvdyn_ase.data import Batch, Level
+
+
+class ActiveMask:
+    """Who moves.
+
+    Parameters
+    ----------
+    system
+        One entry per system, (B, 1).
+    index
+        System of each atom, (V,).
+
+    Attributes
+    ----------
+    node
+        One entry per atom, (V, 1).
+    ones
+        1 for a system that moves and 0 for one that does not, (B, 1), for counting.
+    """
+
+    def __init__(self, system: Bool[Tensor, "B 1"], index: Int[Tensor, " V"]) -> None:
+        self.system = system
+        self._index = index
+
+    @cached_property
+    def node(self) -> Bool[Tensor, "V 1"]:
+        """One entry per atom, (V, 1)."""
+        return self.system.index_select(0, self._index)
+
+    @cached_property
+    def ones(self) -> Int[Tensor, "B 1"]:
+        """1 for a system that moves and 0 for one that does not, (B, 1)."""
+        return self.system.long()
+
+    def merge(self, level: Level, new: Tensor, old: Tensor) -> Tensor:
+        """Return new rows where systems move and old rows where they do not."""
+        mask = self.node if level is Level.NODE else self.system
+        shape = (len(mask),) + (1,) * (new.ndim - 1)
+        return torch.where(mask.view(shape), new, old)
+
+
+def masked(
+    update: Callable[[Batch], None],
+    batch: Batch,
+    state: Batch | None,
+    fields: Iterable[str],
+    active: ActiveMask,
+    writes_in_place: bool,
+) -> None:
+    """Run an update, then put back every field and state row of the systems that do not move.
+
+    An update that may write in place is handed copies.
+    """
+    kept = [(batch, key, batch[key]) for key in fields if key in batch]
+    if state is not None:
+        kept += [(state, key, tensor) for key, tensor in state]
+    if writes_in_place:
+        for holder, key, tensor in kept:
+            holder[key] = tensor.clone()
+    update(batch)
+    for holder, key, old in kept:
+        if holder[key] is not old:
+            holder[key] = active.merge(holder.level(key), holder[key], old)

@@ -1,0 +1,81 @@
+"""A table of what a run does."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.hooks.protocol import HookStageEnum
+
+if TYPE_CHECKING:
+    from nvdyn_ase.dynamics.base import BaseDynamics
+
+_COLUMNS = ("step", "system_id", "status", "energy", "fmax")
+
+
+class LoggingHook:
+    """Writes a table: one line a step for the batch, or with CSV one line per system.
+
+    Parameters
+    ----------
+    output
+        A path, an open text file, or ``"-"`` for the standard output. A path that ends in ``.csv``
+        gets columns step, system_id, status, energy (eV) and fmax (eV/Å), one row per system;
+        anything else a table with the number of systems that still move, the mean energy (eV) and
+        the largest fmax (eV/Å).
+    frequency
+        Written every so many steps; the last state is written in any case. It waits for the device.
+    """
+
+    stage = HookStageEnum.AFTER_STEP
+    records_last = True
+
+    def __init__(self, output: str | Path | IO[str] = "-", frequency: int = 1) -> None:
+        self.output = output
+        self.frequency = frequency
+        self._csv = str(output).endswith(".csv")
+        self._file: IO[str] | None = None
+        self._titled = False
+
+    def __repr__(self) -> str:
+        """Say where to and how often."""
+        return f"LoggingHook({self.output!r}, frequency={self.frequency})"
+
+    def __enter__(self) -> Self:
+        """Open the file; a second run appends to it."""
+        if isinstance(self.output, (str, Path)) and str(self.output) != "-":
+            self._file = open(self.output, "a" if self._titled else "w", newline="")  # noqa: SIM115
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file if it was opened here."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __call__(self, batch: Batch, dynamics: "BaseDynamics") -> None:
+        """Write the present state."""
+        target: Any = self._file or (sys.stdout if self.output == "-" else self.output)
+        step = np.full(len(batch), dynamics.step_count)
+        columns = {key: _column(batch, key) for key in _COLUMNS[1:]}
+        if self._csv:
+            writer = csv.writer(target)
+            if not self._titled:
+                writer.writerow(_COLUMNS)
+            writer.writerows(zip(step, *columns.values(), strict=True))
+        else:
+            if not self._titled:
+                target.write(f"{'step':>8} {'moving':>8} {'mean energy':>16} {'max fmax':>12}\n")
+            moving = int((columns["status"] < dynamics.exit_status).sum())
+            energy, fmax = np.nanmean(columns["energy"]), np.nanmax(columns["fmax"])
+            target.write(f"{dynamics.step_count:8d} {moving:8d} {energy:16.6f} {fmax:12.6f}\n")
+        self._titled = True
+
+
+def _column(batch: Batch, key: str) -> np.ndarray:
+    if key not in batch:
+        return np.full(len(batch), np.nan)
+    return batch[key].detach().view(-1).cpu().numpy()

@@ -1,0 +1,5 @@
+"""Integrators: engines that follow the equations of motion."""
+
+from nvdyn_ase.dynamics.integrators.nve import NVE, VelocityVerlet
+
+__all__ = ["NVE", "VelocityVerlet"]

@@ -1,0 +1,44 @@
+"""What the host learns from the device without waiting for it."""
+
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Readback:
+    """The latest known value of a tensor that changes on the device.
+
+    On a GPU each value is copied to page-locked memory behind the work that makes it, and read when
+    the copy has arrived: a little late, never blocking, except that the host may not run ahead of
+    the device by more than ``depth`` values. On the CPU a value is known at once.
+
+    Parameters
+    ----------
+    depth
+        Values in flight before the host waits for the oldest.
+    """
+
+    def __init__(self, depth: int = 3) -> None:
+        self.depth = depth
+        self._flying: deque[tuple[torch.cuda.Event, Tensor]] = deque()
+
+    def exchange(self, tensor: Tensor) -> np.ndarray | None:
+        """Send a value on its way and return the latest that has arrived, or None."""
+        if tensor.device.type == "cpu":
+            return tensor.detach().numpy()
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        copy.copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._flying.append((event, copy))
+        latest = None
+        while self._flying and (len(self._flying) > self.depth or self._flying[0][0].query()):
+            event, latest = self._flying.popleft()
+            event.synchronize()
+        return None if latest is None else latest.numpy()
+
+    def forget(self) -> None:
+        """Drop what is in flight, because it speaks of a batch that is no more."""
+        self._flying.clear()
