@@ -1,6 +1,6 @@
 """The engine: one step, driven the same way by everything that moves a batch."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,7 +10,6 @@ from loguru import logger
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics.active import ActiveSystems
 from nvdyn_ase.dynamics.constraints import BatchConstraints
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.counts import count
@@ -22,8 +21,8 @@ from nvdyn_ase.dynamics.hooks.registry import HookRegistry
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import parameter_rows
-from nvdyn_ase.dynamics.readback import Readback
 from nvdyn_ase.dynamics.rows import largest_norm
+from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from nvdyn_ase.neighbors import NeighborList
 
@@ -113,6 +112,7 @@ class BaseDynamics:
         self._constraints: BatchConstraints | None = None
         self._mask: tuple[Tensor, int, ActiveMask | None] | None = None
         self._met: Bool[Tensor, " B"] | None = None
+        self._fmax_source: Tensor | None = None
         self._codes: dict[tuple[int, torch.device], Tensor] = {}
         self._bookkeeping = dict(type(self)._bookkeeping)
         config = model.model_card.neighbor_config
@@ -277,9 +277,9 @@ class BaseDynamics:
         self.retire(batch, mask.to(batch.device), Outcome.ERROR)
 
     def _evaluate(self, batch: Batch) -> None:
-        """Compute with its hooks; ``fmax`` is current from then on, also if a hook changed forces."""
+        """Compute with its hooks; ``fmax`` is current from then on, with what hooks did to forces."""
         self._fire(HookStageEnum.BEFORE_COMPUTE, batch)
-        active = self._active(batch)
+        active = self.active(batch)
         self.compute(batch)
         count(batch, "evaluations", active)
         if "forces" not in self.__needs_keys__:
@@ -292,16 +292,17 @@ class BaseDynamics:
             self._defer_fmax(batch)
 
     def _defer_fmax(self, batch: Batch) -> None:
+        self._fmax_source = batch["forces"]
         batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch))
 
-    def _prime(self, batch: Batch) -> None:
+    def prime(self, batch: Batch) -> None:
         """Make forces current if the method needs them and they are not."""
         current = batch.evaluated
         if "forces" not in self.__needs_keys__:
             return
         if current is None or not current.holds(batch, self.model):
             self._evaluate(batch)
-        else:
+        elif self._fmax_source is not batch["forces"]:
             self._defer_fmax(batch)
 
     # ---------------------------------------------------------------- coordinates
@@ -328,7 +329,7 @@ class BaseDynamics:
 
     # ---------------------------------------------------------------- one step
 
-    def _active(self, batch: Batch) -> ActiveMask | None:
+    def active(self, batch: Batch) -> ActiveMask | None:
         """Return who moves, or None if the host knows that everyone does."""
         status = batch["status"]
         if self._mask is not None and self._mask[0] is status and self._mask[1] == status._version:
@@ -337,8 +338,12 @@ class BaseDynamics:
         self._mask = (status, status._version, mask)
         return mask
 
+    def nobody_is_frozen(self, batch: Batch) -> None:
+        """Take the host's word that every system moves, until the status is changed."""
+        self._mask = (batch["status"], batch["status"]._version, None)
+
     def _update(self, update: Callable[[Batch], None], batch: Batch) -> None:
-        active = self._active(batch)
+        active = self.active(batch)
         if active is None:
             update(batch)
         else:
@@ -347,13 +352,13 @@ class BaseDynamics:
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
-        self._follow_if_new(batch)
+        self.adopt(batch)
         active = ActiveMask(mask.view(-1, 1), batch.batch)
         for update in (self.pre_update, self.post_update):
             fields = self._mutable_fields
             masked(update, batch, self.state, fields, active, self._writes_in_place)
 
-    def _advance(self, batch: Batch) -> None:
+    def advance(self, batch: Batch) -> None:
         """Do the phases of one step, up to and with AFTER_STEP."""
         stage = HookStageEnum
         self._fire(stage.BEFORE_STEP, batch)
@@ -366,28 +371,28 @@ class BaseDynamics:
         if type(self).post_update is not BaseDynamics.post_update:
             self._update(self.post_update, batch)
         self._fire(stage.AFTER_POST_UPDATE, batch)
-        count(batch, "steps", self._active(batch))
+        count(batch, "steps", self.active(batch))
         self._fire(stage.AFTER_STEP, batch)
 
-    def _converged(self, batch: Batch, graduate: bool) -> Bool[Tensor, " B"] | None:
-        """Test convergence, call ON_CONVERGE hooks, and freeze who is done if asked to."""
+    def graduate(self, batch: Batch) -> None:
+        """Test convergence and freeze the systems that meet the criterion."""
+        mask = self._test(batch)
+        if mask is None:
+            return
+        active = self.active(batch)
+        newly = mask if active is None else mask & active.system.view(-1)
+        self._announce(batch, newly)
+        self.retire(batch, newly, Outcome.CONVERGED)
+
+    def _test(self, batch: Batch) -> Bool[Tensor, " B"] | None:
         hook = self.convergence_hook
-        if hook is None or self.step_count % hook.frequency != 0:
-            return None
-        mask = hook.evaluate_mask(batch)
-        if graduate:
-            active = self._active(batch)
-            self.newly_converged = mask if active is None else mask & active.system.view(-1)
-        else:
-            before = torch.zeros_like(mask) if self._met is None else self._met
-            self.newly_converged, self._met = mask & ~before, mask | before
-        if self.hooks[HookStageEnum.ON_CONVERGE] and bool(self.newly_converged.any()):
+        due = hook is not None and self.step_count % hook.frequency == 0
+        return hook.evaluate_mask(batch) if hook is not None and due else None
+
+    def _announce(self, batch: Batch, newly: Bool[Tensor, " B"]) -> None:
+        self.newly_converged = newly
+        if self.hooks[HookStageEnum.ON_CONVERGE] and bool(newly.any()):
             self._fire(HookStageEnum.ON_CONVERGE, batch)
-        if graduate:
-            self.retire(batch, self.newly_converged, Outcome.CONVERGED)
-        else:
-            hook(batch, self)
-        return mask
 
     def retire(self, batch: Batch, mask: Bool[Tensor, " B"], outcome: Outcome) -> None:
         """Freeze the masked systems that still move, and record how they ended."""
@@ -415,13 +420,19 @@ class BaseDynamics:
             Indices of the systems that meet the criterion now, or None. Finding them waits for the
             device; :meth:`run` does not.
         """
-        self._follow_if_new(batch)
-        self._prime(batch)
+        self.adopt(batch)
+        self.prime(batch)
         with Rollback(self, batch):
-            self._advance(batch)
-        mask = self._converged(batch, graduate=False)
+            self.advance(batch)
+        mask = self._test(batch)
+        indices = None
+        if mask is not None and self.convergence_hook is not None:
+            before = torch.zeros_like(mask) if self._met is None else self._met
+            self._met = mask | before
+            self._announce(batch, mask & ~before)
+            self.convergence_hook(batch, self)
+            indices = mask.nonzero().view(-1)
         self.step_count += 1
-        indices = None if mask is None else mask.nonzero().view(-1)
         return batch, indices if indices is not None and len(indices) else None
 
     # ---------------------------------------------------------------- a run
@@ -441,54 +452,12 @@ class BaseDynamics:
         if self._neighbors is not None and kept is not None:
             self._neighbors.select(kept)
 
-    def _follow_if_new(self, batch: Batch) -> None:
+    def adopt(self, batch: Batch) -> None:
+        """Move this batch from now on; a batch that is new to the engine gets a new state."""
         open_batch(batch)
         if batch is not self._batch:
             self.follow(batch, None, None)
             self._init_state(batch)
-
-    def iterate(self, batch: Batch) -> Generator[ActiveSystems, None, None]:
-        """Yield after the first evaluation and after every step, until every system is done.
-
-        What is yielded knows which systems still move, and can bring the user's batch up to date.
-        """
-        open_batch(batch, reopen_below=self.exit_status)
-        self._follow_if_new(batch)
-        frozen = (batch["status"].view(-1) >= self.exit_status).cpu().numpy()
-        if not frozen.any():
-            self._mask = (batch["status"], batch["status"]._version, None)
-        systems = ActiveSystems(self, batch)
-        readback = Readback()
-        try:
-            self._prime(batch)
-            self._converged(batch, graduate=True)
-            while True:
-                yield systems
-                before = systems.batch
-                if self._done(systems, readback):
-                    return
-                if systems.batch is not before:
-                    readback.forget()
-                with Rollback(self, systems.batch):
-                    self._advance(systems.batch)
-                self._converged(systems.batch, graduate=True)
-                self.step_count += 1
-        finally:
-            self.show_last(systems.batch)
-            systems.finish()
-
-    def _done(self, systems: ActiveSystems, readback: Readback) -> bool:
-        """Learn who is frozen, as far as it is known; release them; say whether nobody is left."""
-        if self._active(systems.batch) is None:
-            return False
-        status = readback.exchange(systems.batch["status"].view(-1))
-        if status is None:
-            return False
-        frozen = status >= self.exit_status
-        if frozen.all():
-            return True
-        systems.release(frozen)
-        return False
 
     def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:
         """Move a batch until every system is done or the steps are used up.
@@ -518,11 +487,12 @@ class BaseDynamics:
         if self.debug_mode:
             logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
         with self._registry.entered():
-            steps = self.iterate(batch)
+            steps = Run(self, batch)
+            done = 0
             try:
-                for done, _ in enumerate(steps):
-                    if limit is not None and done >= limit:
-                        break
+                while not steps.settle() and (limit is None or done < limit):
+                    steps.advance()
+                    done += 1
             finally:
                 steps.close()
         close_run(batch, self.exit_status)

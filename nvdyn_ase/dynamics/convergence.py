@@ -125,7 +125,7 @@ class ConvergenceHook:
         *,
         strict: bool = False,
     ) -> "ConvergenceHook":
-        """Test the largest force that the optimizer sees, eV/Å; a name is that of a system field."""
+        """Test the largest force that the optimizer sees, eV/Å; a name means a system field."""
         criterion = ConvergenceCriterion(key="fmax", threshold=threshold, strict=strict)
         return cls(criterion, source_status, target_status, frequency)
 

@@ -47,7 +47,7 @@ def close_run(batch: Batch, exit_status: int) -> None:
 class Rollback:
     """Undoes a step that did not end, so that a batch is always at its last finished step.
 
-    Methods replace tensors instead of writing into them, so that keeping the old ones costs nothing.
+    Methods replace tensors instead of writing into them, so that keeping the old ones is free.
     """
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:

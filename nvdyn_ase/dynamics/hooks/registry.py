@@ -62,7 +62,7 @@ class HookRegistry:
             self.current = None
 
     def record_last(self, batch: Batch, dynamics: "BaseDynamics", step: int) -> None:
-        """Show a last state to the hooks that want every system's, unless they have just seen it."""
+        """Show a last state to the hooks that want every one, unless they have just seen it."""
         for hook in self.all():
             if getattr(hook, "records_last", False) and step % hook.frequency != 0:
                 hook(batch, dynamics)

@@ -41,8 +41,8 @@ class FIREConstants(NamedTuple):
 class FIRE(BaseDynamics):
     """FIRE with ASE's defaults, operation for operation.
 
-    E. Bitzek, P. Koskinen, F. Gähler, M. Moseler and P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006),
-    with the order of operations and the limit on the step of ``ase.optimize.FIRE``.
+    E. Bitzek, P. Koskinen, F. Gähler, M. Moseler and P. Gumbsch, Phys. Rev. Lett. 97, 170201
+    (2006), with the order of operations and the limit on the step of ``ase.optimize.FIRE``.
 
     Every number may be one value per system.
 
