@@ -80,17 +80,28 @@ class ActiveSystems:
     def finish(self) -> Batch:
         """Bring the user's batch and the engine's state up to date, and end the split."""
         if self.batch is not self.home:
-            self.gather()
             current = self.batch.evaluated
+            self.gather()
             if current is not None and current.holds(self.batch, current.model):
                 self.home.evaluated = Evaluated.now(self.home, current.model)
-            parts = [*self._left, (self.rows, self.batch, self.engine.state)]
-            order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-            states = [state for _, _, state in parts if state is not None]
-            whole = _whole(states, order) if states else None
-            self.engine.follow(self.home, whole, None)
-            self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
+            self.adopt_home()
         return self.home
+
+    def whole_state(self) -> Batch | None:
+        """Return the engine's state for the systems of the user's batch, in its order."""
+        if self.batch is self.home:
+            return self.engine.state
+        parts = [*self._left, (self.rows, self.batch, self.engine.state)]
+        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
+        states = [state for _, _, state in parts if state is not None]
+        return _whole(states, order) if states else None
+
+    def adopt_home(self) -> None:
+        """End the split and go on from the user's batch as it stands."""
+        if self.batch is self.home:
+            return
+        self.engine.follow(self.home, self.whole_state(), None)
+        self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
 
 
 def _part(state: Batch | None, rows: np.ndarray) -> Batch | None:

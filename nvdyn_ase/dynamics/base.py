@@ -297,13 +297,16 @@ class BaseDynamics:
 
     def prime(self, batch: Batch) -> None:
         """Make forces current if the method needs them and they are not."""
-        current = batch.evaluated
         if "forces" not in self.__needs_keys__:
             return
-        if current is None or not current.holds(batch, self.model):
+        if not self.is_current(batch):
             self._evaluate(batch)
         elif self._fmax_source is not batch["forces"]:
             self._defer_fmax(batch)
+
+    def is_current(self, batch: Batch) -> bool:
+        """Say whether energy and forces are those of this model for the present geometry."""
+        return batch.evaluated is not None and batch.evaluated.holds(batch, self.model)
 
     # ---------------------------------------------------------------- coordinates
 

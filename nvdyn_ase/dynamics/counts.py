@@ -9,9 +9,8 @@ from nvdyn_ase.dynamics.frozen import ActiveMask
 class _Tally:
     """A count that all systems share until somebody reads it."""
 
-    def __init__(self, base: Tensor) -> None:
-        self.base = base
-        self.more = 0
+    def __init__(self, base: Tensor, more: int) -> None:
+        self.base, self.more = base, more
 
     def __call__(self) -> Tensor:
         return self.base + self.more
@@ -33,7 +32,5 @@ def count(batch: Batch, key: str, active: ActiveMask | None) -> None:
         batch[key] = batch[key] + active.ones
         return
     tally = batch.deferred(key)
-    if not isinstance(tally, _Tally):
-        tally = _Tally(batch[key])
-        batch.defer(key, tally)
-    tally.more += 1
+    base, more = (tally.base, tally.more) if isinstance(tally, _Tally) else (batch[key], 0)
+    batch.defer(key, _Tally(base, more + 1))

@@ -1,9 +1,9 @@
 """The bookkeeping fields of a batch when a run opens and closes, and what undoes half a step."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.outcome import Outcome
@@ -47,28 +47,33 @@ def close_run(batch: Batch, exit_status: int) -> None:
 class Rollback:
     """Undoes a step that did not end, so that a batch is always at its last finished step.
 
-    Methods replace tensors instead of writing into them, so that keeping the old ones is free.
+    Methods that replace tensors instead of writing into them make this free: the old tensors are
+    held. Of a method that writes in place, what it may change is copied.
     """
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
-        self.batch, self.state = batch, engine.state
-        self._fields = self._held(batch)
-        self._state = {} if self.state is None else self._held(self.state)
-        self._evaluated = batch.evaluated
-
-    @staticmethod
-    def _held(batch: Batch) -> dict[str, Tensor]:
-        return {key: tensor for key, tensor in batch._fields.items()}
+        in_place, state = engine._writes_in_place, engine.state
+        self._kept = [(batch, _contents(batch, engine._mutable_fields if in_place else ()))]
+        if state is not None:
+            self._kept.append((state, _contents(state, state.keys() if in_place else ())))
 
     def __enter__(self) -> None:
         """Nothing to do: the tensors are held."""
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> None:
-        """Put the tensors back if the step raised."""
+        """Put everything back if the step raised."""
         if kind is None:
             return
-        for key, tensor in self._fields.items():
-            self.batch[key] = tensor
-        for key, tensor in self._state.items():
-            self.state[key] = tensor
-        self.batch.evaluated = self._evaluated
+        for batch, contents in self._kept:
+            batch.__dict__.clear()
+            batch.__dict__.update(contents)
+
+
+def _contents(batch: Batch, copied: Iterable[str]) -> dict[str, Any]:
+    contents = dict(batch.__dict__)
+    for name in ("_fields", "_levels", "_deferred"):
+        contents[name] = dict(contents[name])
+    contents["host"] = list(contents["host"])
+    fields = contents["_fields"]
+    fields.update({key: fields[key].clone() for key in copied if key in fields})
+    return contents

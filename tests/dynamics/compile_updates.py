@@ -1,0 +1,33 @@
+"""Compiles every update rule whole, compares it with itself, and prints the names of those it did."""
+
+import torch
+
+from nvdyn_ase.dynamics import FIRE
+from nvdyn_ase.dynamics.integrators.nve import kick
+from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
+from tests.wells import Well, wells
+
+
+def compare(update, *arguments) -> None:
+    """Compile an update without a break in its graph, and compare what it gives."""
+    compiled = torch.compile(update, fullgraph=True, backend="eager")(*arguments)
+    torch.testing.assert_close(compiled, update(*arguments), rtol=0, atol=0)
+
+
+def main() -> None:
+    """Go through all update rules."""
+    batch = wells(1.0, 2.0)
+    engine = FIRE(Well())
+    engine.run(batch, n_steps=2)
+    state = FIREState(*(engine.state[key] for key in FIREState._fields))
+    constants = FIREConstants(*(engine.state[key] for key in FIREConstants._fields))
+    for uphill in (None, torch.tensor([[True], [False]])):
+        compare(fire_step, batch["forces"], state, constants, uphill, batch.batch, batch.ptr3)
+    print("fire_step")
+    masses = batch["atomic_masses"].view(-1, 1)
+    compare(kick, batch["velocities"], batch["forces"], masses, 0.1)
+    print("kick")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What a steady step costs, counted: the one cost that shows on any machine."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
+from tests.wells import wells
+
+ROOT = Path(__file__).parents[2]
+VIEWS = {
+    *("view", "as_strided", "slice", "select", "expand", "t", "transpose", "unsqueeze", "squeeze"),
+    *("reshape", "permute", "detach", "alias", "_unsafe_view", "lift_fresh", "detach_"),
+    *("unflatten", "flatten", "resolve_conj", "resolve_neg", "_reshape_alias", "view_as"),
+}
+SYNCHRONISING = {
+    *("_local_scalar_dense", "nonzero", "unique", "_unique2", "unique_dim", "bincount"),
+    *("masked_select", "item", "is_nonzero", "repeat_interleave"),
+}
+
+
+class Still(BaseModelMixin):
+    """Answers without doing anything, so that what is counted is the engine's."""
+
+    model_card = ModelCard()
+
+    def __init__(self, batch):
+        generator = torch.Generator().manual_seed(0)
+        forces = torch.randn(batch.num_nodes, 3, generator=generator, dtype=torch.float64)
+        energy = torch.zeros(len(batch), 1, dtype=torch.float64)
+        self.outputs = {"energy": energy, "forces": forces}
+
+    def forward(self, batch):
+        return ModelOutputs(self.outputs)
+
+
+def operations(engine, batch, steps=10):
+    """Count the leaf operations per step of a run that is long under way."""
+
+    def counted(n_steps):
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            engine.run(batch, n_steps=n_steps)
+        leaves = (e for e in profiler.events() if not e.cpu_children)
+        names = (e.name.removeprefix("aten::") for e in leaves if e.name.startswith("aten::"))
+        return Counter(name for name in names if name not in VIEWS)
+
+    engine.run(batch, n_steps=3)
+    short, long = counted(5), counted(5 + steps)
+    return {name: (long[name] - short[name]) / steps for name in long if long[name] > short[name]}
+
+
+ENGINES = {
+    "nve": (12, lambda model: NVE(model, dt=0.1)),
+    "nve, a time step per system": (12, lambda model: NVE(model, dt=[0.1, 0.2, 0.3, 0.4])),
+    "fire": (
+        80,
+        lambda model: FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True)),
+    ),
+    "fire with a check": (80, lambda model: FIRE(model, downhill_check=True)),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_steady_step_is_a_few_operations_and_never_waits(name):
+    budget, make = ENGINES[name]
+    batch = wells(*[3.0] * 4)
+    counts = operations(make(Still(batch)), batch)
+    assert sum(counts.values()) <= budget, counts
+    assert not counts.keys() & SYNCHRONISING
+    assert not any(key.startswith("index.Tensor") for key in counts)
+
+
+def test_the_operations_are_counted_at_all():
+    batch = wells(*[3.0] * 4)
+    counts = operations(NVE(Still(batch), dt=0.1), batch)
+    assert sum(counts.values()) >= 4
+
+
+def test_update_rules_compile_whole():
+    # In a process of its own: here, the run-time check of shapes is wrapped around every function.
+    command = [sys.executable, "-m", "tests.dynamics.compile_updates"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["fire_step", "kick"]
