@@ -46,5 +46,6 @@ def atoms_at(distance: float, size: int = 2, seed: int = 0) -> AtomicData:
 def wells(*distances: float, sizes=None) -> Batch:
     """Return a batch with one system for each distance."""
     sizes = [2 + i % 3 for i in range(len(distances))] if sizes is None else sizes
-    systems = [atoms_at(d, n, seed=i) for i, (d, n) in enumerate(zip(distances, sizes))]
+    pairs = zip(distances, sizes, strict=False)
+    systems = [atoms_at(d, n, seed=i) for i, (d, n) in enumerate(pairs)]
     return Batch.from_data_list(systems)

@@ -38,7 +38,7 @@ class ActiveSystems:
         self.home = home
         self.batch = home
         self.rows = np.arange(len(home))
-        self._left: list[tuple[np.ndarray, Batch, Batch | None]] = []
+        self._left: list[tuple[np.ndarray, Batch, Batch]] = []
 
     def release(self, frozen: np.ndarray) -> None:
         """Take frozen systems out of the batch if there are enough of them.
@@ -55,13 +55,13 @@ class ActiveSystems:
         state = self.engine.state
         left = self.batch.index_select(leaving)
         self.engine.show_last(left)
-        self._left.append((self.rows[leaving], left, _part(state, leaving)))
+        self._left.append((self.rows[leaving], left, state.index_select(leaving)))
         current = self.batch.evaluated
         kept = self.batch.index_select(staying)
         if current is not None and current.holds(self.batch, current.model):
             kept.evaluated = Evaluated.now(kept, current.model)
         self.batch, self.rows = kept, self.rows[staying]
-        self.engine.follow(kept, _part(state, staying), staying)
+        self.engine.follow(kept, state.index_select(staying), staying)
 
     def gather(self) -> Batch:
         """Bring the user's batch up to date, in its order; the run may go on afterwards."""
@@ -87,14 +87,13 @@ class ActiveSystems:
             self.adopt_home()
         return self.home
 
-    def whole_state(self) -> Batch | None:
+    def whole_state(self) -> Batch:
         """Return the engine's state for the systems of the user's batch, in its order."""
         if self.batch is self.home:
             return self.engine.state
         parts = [*self._left, (self.rows, self.batch, self.engine.state)]
         order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-        states = [state for _, _, state in parts if state is not None]
-        return _whole(states, order) if states else None
+        return _whole([state for _, _, state in parts], order)
 
     def adopt_home(self) -> None:
         """End the split and go on from the user's batch as it stands."""
@@ -102,10 +101,6 @@ class ActiveSystems:
             return
         self.engine.follow(self.home, self.whole_state(), None)
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
-
-
-def _part(state: Batch | None, rows: np.ndarray) -> Batch | None:
-    return None if state is None else state.index_select(rows)
 
 
 def _whole(parts: list[Batch], order: np.ndarray) -> Batch:

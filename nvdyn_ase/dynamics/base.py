@@ -1,6 +1,7 @@
 """The engine: one step, driven the same way by everything that moves a batch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -60,7 +61,7 @@ class BaseDynamics:
     step_count
         Steps done since the engine was made.
     state
-        The method's own fields, a batch of the same systems; None before the first step.
+        The method's own fields, a batch of the same systems; empty before the first step.
     newly_converged
         (B,) bool, which systems met the criterion in this step for the first time.
     failures
@@ -77,7 +78,7 @@ class BaseDynamics:
     _mutable_fields: ClassVar[tuple[str, ...]] = ("positions", "velocities")
     _writes_in_place: ClassVar[bool] = True
     _per_system: ClassVar[tuple[str, ...]] = ()
-    _bookkeeping: dict[str, Callable[..., Tensor]] = {}
+    _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class BaseDynamics:
         self.device_type = device_type
         self.debug_mode = debug_mode
         self.step_count = 0
-        self.state: Batch | None = None
+        self.state = Batch({}, ())
         self.newly_converged: Bool[Tensor, " B"] | None = None
         self.failures: dict[int, str] = {}
         self._registry = HookRegistry()
@@ -138,17 +139,16 @@ class BaseDynamics:
     def post_update(self, batch: Batch) -> None:
         """Move the batch after the forces are computed."""
 
-    def _make_new_state(self, n: int, template_batch: Batch) -> Batch | None:
+    def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         """Return the state of ``n`` systems that the method has not moved yet.
 
         ``template_batch`` holds these systems. Use ``template_batch.like(node=..., system=...)``.
         """
-        return None
+        return template_batch.like()
 
     def _init_state(self, batch: Batch) -> None:
         """Give every system of the batch a new state."""
         state = self._make_new_state(len(batch), batch)
-        state = batch.like() if state is None else state
         for name in self._per_system:
             if name not in state and not isinstance(getattr(self, name), (int, float, type(None))):
                 state[name] = self.initial(name, batch)
@@ -160,8 +160,7 @@ class BaseDynamics:
 
     def parameter(self, name: str) -> Any:
         """Return a parameter: the number itself, or (B, 1) where systems have their own."""
-        state = self.state
-        return state[name] if state is not None and name in state else getattr(self, name)
+        return self.state[name] if name in self.state else getattr(self, name)
 
     def node_parameter(self, name: str) -> Any:
         """Return a parameter for the atoms: the number itself, or (V, 1)."""
@@ -177,7 +176,7 @@ class BaseDynamics:
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch."""
         setattr(self, name, value)
-        if self.state is None or self._batch is None or name not in self._per_system:
+        if self._batch is None or name not in self._per_system:
             return
         if name in self.state or not isinstance(value, (int, float)):
             self.state[name] = self.initial(name, self._batch)
@@ -277,7 +276,7 @@ class BaseDynamics:
         self.retire(batch, mask.to(batch.device), Outcome.ERROR)
 
     def _evaluate(self, batch: Batch) -> None:
-        """Compute with its hooks; ``fmax`` is current from then on, with what hooks did to forces."""
+        """Compute with its hooks; ``fmax`` is then current, with what hooks did to forces."""
         self._fire(HookStageEnum.BEFORE_COMPUTE, batch)
         active = self.active(batch)
         self.compute(batch)
@@ -440,7 +439,7 @@ class BaseDynamics:
 
     # ---------------------------------------------------------------- a run
 
-    def follow(self, batch: Batch, state: Batch | None, kept: np.ndarray | None) -> None:
+    def follow(self, batch: Batch, state: Batch, kept: np.ndarray | None) -> None:
         """Go on with another batch and the state that belongs to it.
 
         Parameters
@@ -459,7 +458,7 @@ class BaseDynamics:
         """Move this batch from now on; a batch that is new to the engine gets a new state."""
         open_batch(batch)
         if batch is not self._batch:
-            self.follow(batch, None, None)
+            self.follow(batch, batch.like(), None)
             self._init_state(batch)
 
     def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:

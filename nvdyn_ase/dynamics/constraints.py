@@ -48,9 +48,9 @@ class BatchConstraints:
     """
 
     def __init__(self, batch: Batch) -> None:
-        fixed = batch["fixed"] if "fixed" in batch else None
-        has_fixed = fixed is not None and bool(fixed.any())
-        self.fixed: Bool[Tensor, "V 1"] | None = fixed.view(-1, 1) if has_fixed else None
+        self.fixed: Bool[Tensor, "V 1"] | None = None
+        if "fixed" in batch and bool(batch["fixed"].any()):
+            self.fixed = batch["fixed"].view(-1, 1)
         ptr = batch.host_ptr
         self._hosted = [
             (row, slice(int(ptr[row]), int(ptr[row + 1])), constraint)

@@ -52,7 +52,7 @@ class ActiveMask:
 def masked(
     update: Callable[[Batch], None],
     batch: Batch,
-    state: Batch | None,
+    state: Batch,
     fields: Iterable[str],
     active: ActiveMask,
     writes_in_place: bool,
@@ -62,12 +62,15 @@ def masked(
     An update that may write in place is handed copies.
     """
     kept = [(batch, key, batch[key]) for key in fields if key in batch]
-    if state is not None:
-        kept += [(state, key, tensor) for key, tensor in state]
-    if writes_in_place:
-        for holder, key, tensor in kept:
-            holder[key] = tensor.clone()
+    kept += [(state, key, tensor) for key, tensor in state]
+    handed = [tensor.clone() if writes_in_place else tensor for _, _, tensor in kept]
+    for (holder, key, _), tensor in zip(kept, handed, strict=True):
+        holder[key] = tensor
+    versions = [tensor._version for tensor in handed]
     update(batch)
-    for holder, key, old in kept:
-        if holder[key] is not old:
-            holder[key] = active.merge(holder.level(key), holder[key], old)
+    for (holder, key, old), tensor, version in zip(kept, handed, versions, strict=True):
+        new = holder[key]
+        if new is tensor and new._version == version:
+            holder[key] = old  # nothing was written: results that belong to this tensor still do
+        else:
+            holder[key] = active.merge(holder.level(key), new, old)

@@ -54,8 +54,7 @@ class Rollback:
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
         in_place, state = engine._writes_in_place, engine.state
         self._kept = [(batch, _contents(batch, engine._mutable_fields if in_place else ()))]
-        if state is not None:
-            self._kept.append((state, _contents(state, state.keys() if in_place else ())))
+        self._kept.append((state, _contents(state, state.keys() if in_place else ())))
 
     def __enter__(self) -> None:
         """Nothing to do: the tensors are held."""

@@ -24,6 +24,11 @@ class Readback:
         self.depth = depth
         self._flying: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the value last returned is the one last sent."""
+        return not self._flying
+
     def exchange(self, tensor: Tensor) -> np.ndarray | None:
         """Send a value on its way and return the latest that has arrived, or None."""
         if tensor.device.type == "cpu":

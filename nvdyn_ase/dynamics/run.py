@@ -62,6 +62,9 @@ class Run:
         frozen = status >= engine.exit_status
         if frozen.all():
             return True
+        if self._readback.is_current and not frozen.any():
+            engine.nobody_is_frozen(batch)
+            return False
         self.systems.release(frozen)
         if self.batch is not batch:
             self._readback.forget()

@@ -1,4 +1,4 @@
-"""Compiles every update rule whole, compares it with itself, and prints the names of those it did."""
+"""Compiles every update rule whole, compares it with itself, and prints its name."""
 
 import torch
 

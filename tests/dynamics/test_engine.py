@@ -424,7 +424,7 @@ def test_parameters_per_system_act_on_their_own_system(sizes):
     distances = [1.0, 2.0, 3.0][: len(sizes)]
     batch = wells(*distances, sizes=sizes)
     Downhill(Well(), rate=rates).run(batch, n_steps=5)
-    for row, (rate, distance) in enumerate(zip(rates, distances, strict=True)):
+    for row, rate in enumerate(rates):
         alone = wells(*distances, sizes=sizes)[[row]]
         Downhill(Well(), rate=rate).run(alone, n_steps=5)
         assert torch.allclose(batch[[row]]["positions"], alone["positions"], rtol=1e-14)

@@ -49,7 +49,7 @@ def test_the_table_has_every_due_step_and_the_last(frequency):
     lines = text.getvalue().splitlines()
     assert lines[0].split() == ["step", "moving", "mean", "energy", "max", "fmax"]
     steps = [int(line.split()[0]) for line in lines[1:]]
-    assert steps[:-1] == [s for s in range(0, 7, frequency)]
+    assert steps[:-1] == list(range(0, 7, frequency))
     assert steps[-1] >= 7
 
 

@@ -47,7 +47,7 @@ class LoggingHook:
     def __enter__(self) -> Self:
         """Open the file; a second run appends to it."""
         if isinstance(self.output, (str, Path)) and str(self.output) != "-":
-            self._file = open(self.output, "a" if self._titled else "w", newline="")  # noqa: SIM115
+            self._file = open(self.output, "a" if self._titled else "w", newline="")
         return self
 
     def __exit__(self, *exception: object) -> None:

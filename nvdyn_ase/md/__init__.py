@@ -1,0 +1,5 @@
+"""ASE's molecular dynamics, for one Atoms or a list: the import is all that changes."""
+
+from nvdyn_ase.md.verlet import VelocityVerlet
+
+__all__ = ["VelocityVerlet"]

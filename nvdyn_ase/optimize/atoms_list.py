@@ -1,0 +1,100 @@
+"""Several Atoms where ASE's base classes expect one."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ase
+import numpy as np
+from ase.utils.abc import Optimizable
+
+if TYPE_CHECKING:
+    from nvdyn_ase.optimize.driver import AtomsDriver
+
+
+class AtomsList(Optimizable):
+    """Atoms one after the other, as an object that ASE's optimizers and integrators can hold.
+
+    Coordinates and gradients are those of all systems, laid end to end; the value is the sum of the
+    energies, and everything has converged when each system has, or has failed.
+
+    Parameters
+    ----------
+    systems
+        The user's Atoms.
+    driver
+        Where the numbers come from; None while the facade is being made.
+    """
+
+    def __init__(self, systems: Sequence[ase.Atoms], driver: "AtomsDriver | None" = None) -> None:
+        self.systems = systems
+        self._driver = driver
+        self._starts = np.cumsum([0, *(len(atoms) for atoms in systems)])[:-1]
+
+    @property
+    def driver(self) -> "AtomsDriver":
+        """Where the numbers come from."""
+        assert self._driver is not None
+        return self._driver
+
+    # ---------------------------------------------------------------- as an Optimizable
+
+    def ndofs(self) -> int:
+        """Return the number of coordinates."""
+        return 3 * sum(len(atoms) for atoms in self.systems)
+
+    def get_x(self) -> np.ndarray:
+        """Return the positions, flat, Å."""
+        return self.driver.gather()["positions"].detach().cpu().numpy().ravel().copy()
+
+    def set_x(self, x: np.ndarray) -> None:
+        """Set the positions, flat, Å."""
+        self.driver.synchronise()
+        rows = np.reshape(x, (-1, 3))
+        for start, atoms in zip(self._starts, self.systems, strict=True):
+            atoms.set_positions(rows[start : start + len(atoms)])
+        self.driver.take_up_changes()
+
+    def get_gradient(self) -> np.ndarray:
+        """Return minus the forces with constraints applied, flat, eV/Å."""
+        batch = self.driver.gather()
+        return -self.driver.engine.forces(batch).detach().cpu().numpy().ravel()
+
+    def get_value(self) -> float:
+        """Return the sum of the energies, eV."""
+        batch = self.driver.gather()
+        return float(self.driver.engine.energy(batch).sum())
+
+    def gradient_norms(self, gradient: np.ndarray) -> np.ndarray:
+        """Return the largest force of each system, (B,), eV/Å."""
+        norms = np.linalg.norm(np.reshape(gradient, (-1, 3)), axis=1)
+        return np.maximum.reduceat(norms, self._starts)
+
+    def gradient_norm(self, gradient: np.ndarray) -> float:
+        """Return the largest force of all systems, eV/Å."""
+        return float(np.nanmax(self.gradient_norms(gradient)))
+
+    def converged(self, gradient: np.ndarray, fmax: Any) -> bool:
+        """Say whether every system is below ``fmax``, eV/Å; one number or one per system."""
+        return bool((self.gradient_norms(gradient) < np.asarray(fmax)).all())
+
+    def iterimages(self) -> Iterator[ase.Atoms]:
+        """Iterate over the Atoms."""
+        self.driver.synchronise()
+        return iter(self.systems)
+
+    # ---------------------------------------------------------------- as MolecularDynamics asks
+
+    def get_masses(self) -> np.ndarray:
+        """Return the masses of all atoms, (V,), amu."""
+        return np.concatenate([atoms.get_masses() for atoms in self.systems])
+
+    def has(self, name: str) -> bool:
+        """Give every system momenta if it has none, and say that all have."""
+        for atoms in self.systems:
+            if name == "momenta" and not atoms.has(name):
+                atoms.set_momenta(np.zeros((len(atoms), 3)))
+        return all(atoms.has(name) for atoms in self.systems)
+
+    def __len__(self) -> int:
+        """Return the number of atoms."""
+        return sum(len(atoms) for atoms in self.systems)

@@ -1,0 +1,173 @@
+"""The user's Atoms and the engine that moves them, kept in step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+
+from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics import BaseDynamics, ConvergenceHook, Outcome
+from nvdyn_ase.dynamics.lifecycle import close_run
+from nvdyn_ase.dynamics.run import Run
+
+_TARGET = "fmax_target"
+
+
+class AtomsDriver:
+    """Drives an engine over a list of Atoms.
+
+    The engine's batch is ahead of the Atoms between two calls of :meth:`synchronise`, which is made
+    only when somebody looks.
+
+    Parameters
+    ----------
+    atoms
+        The user's objects; they are written to in place.
+    engine
+        What moves them.
+
+    Attributes
+    ----------
+    batch
+        All systems in the user's order; behind the run while one is open.
+    """
+
+    def __init__(self, atoms: Sequence[ase.Atoms], engine: BaseDynamics) -> None:
+        self.atoms = list(atoms)
+        self.engine = engine
+        self.batch = batch_from_atoms(self.atoms, copy_constraints=False).to(engine.device)
+        self._run: Run | None = None
+        self._stale = False
+        self._gathered = False
+        # The state must be there before the first step: the user may read and set it.
+        engine.adopt(self.batch)
+
+    # ---------------------------------------------------------------- moving
+
+    @property
+    def run(self) -> Run:
+        """The run in progress; one is begun if there is none."""
+        if self._run is None:
+            self._run = Run(self.engine, self.batch)
+        return self._run
+
+    def stop_below(self, fmax: float | Sequence[float] | None) -> None:
+        """Freeze systems whose largest force is below this, eV/Å; one number or one per system."""
+        if fmax is None:
+            self.engine.convergence_hook = None
+            return
+        values = np.asarray(fmax, float)
+        if values.ndim == 0:
+            self.engine.convergence_hook = ConvergenceHook.from_fmax(values.item(), strict=True)
+            return
+        targets = torch.as_tensor(values).to(self.batch.device)
+        if len(targets) != len(self.atoms):
+            raise ValueError(f"fmax: {len(targets)} values for {len(self.atoms)} structures")
+        self.close()
+        self.batch[_TARGET] = targets.view(-1, 1)
+        self.engine.convergence_hook = ConvergenceHook.from_fmax(_TARGET, strict=True)
+
+    def settle(self) -> bool:
+        """Freeze who is done; say whether nobody is left."""
+        self._gathered = False
+        return self.run.settle()
+
+    def advance(self) -> None:
+        """Do one step."""
+        self._gathered = False
+        self.run.advance()
+        self._stale = True
+
+    def step(self) -> None:
+        """Do one step, in which systems that are done do not move."""
+        if not self.settle():
+            self.advance()
+
+    def step_all(self) -> None:
+        """Do one step of every system, whether or not it is done."""
+        hook, self.engine.convergence_hook = self.engine.convergence_hook, None
+        try:
+            self.close()
+            self.step()
+        finally:
+            self.close()
+            self.engine.convergence_hook = hook
+
+    def finish(self) -> None:
+        """End the run; Atoms, results and counters are those of the last finished step."""
+        if self._run is not None and self.engine.is_current(self._run.batch):
+            self.settle()
+        self.close()
+        close_run(self.batch, self.engine.exit_status)
+        self._write()
+
+    def close(self) -> None:
+        """End the run in progress, if any, and bring the batch up to date."""
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.close()
+
+    def _discard(self) -> None:
+        """Go on from the batch of all systems, whatever the run in progress holds."""
+        if self._run is not None:
+            self._run.systems.adopt_home()
+            self._run = None
+
+    # ---------------------------------------------------------------- the user's objects
+
+    def gather(self) -> Batch:
+        """Return all systems as they are now, with forces for exactly these positions."""
+        moving = self.batch if self._run is None else self._run.batch
+        self.engine.prime(moving)
+        if self._run is not None and not self._gathered:
+            self._run.systems.gather()
+            self._gathered = True
+        return self.batch
+
+    def synchronise(self) -> None:
+        """Write positions, momenta, cells and results into the user's Atoms."""
+        self.gather()
+        self._write()
+
+    def _write(self) -> None:
+        momenta = "velocities" in self.engine._mutable_fields
+        results = self.engine.is_current(self.batch if self._run is None else self._run.batch)
+        write_back(self.batch, self.atoms, momenta=momenta, results=results)
+        self._stale = False
+
+    def take_up_changes(self) -> None:
+        """Take up what the user did to the Atoms since they were last written."""
+        if self._stale:
+            return
+        if len(read_back(self.atoms, self.gather())):
+            # The changes are in the batch of all systems: what was split off it is out of date.
+            self._discard()
+
+    # ---------------------------------------------------------------- the engine's state
+
+    def state(self) -> Batch:
+        """Return the method's own fields for all systems."""
+        return self.engine.state if self._run is None else self._run.systems.whole_state()
+
+    def set_parameter(self, name: str, value: Any) -> None:
+        """Change a parameter or state field; a sequence gives one value per system."""
+        if self._run is not None:
+            self._run.systems.finish()
+        self.engine.set_parameter(name, value)
+
+    # ---------------------------------------------------------------- looking
+
+    def active(self) -> np.ndarray:
+        """Return which systems have neither converged nor failed, (B,) bool."""
+        return self.outcomes() == Outcome.ACTIVE
+
+    def outcomes(self) -> np.ndarray:
+        """Return how each system ended, (B,) codes of ``Outcome``."""
+        return self.gather()["outcome"].view(-1).cpu().numpy()
+
+    def column(self, key: str) -> np.ndarray:
+        """Return a field with one number per system, (B,)."""
+        return self.gather()[key].detach().view(-1).cpu().numpy()

@@ -1,0 +1,287 @@
+"""What every facade has in common: one Atoms as in ASE, several through an engine."""
+
+import os
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import ase
+import numpy as np
+
+from nvdyn_ase.atoms import Result
+from nvdyn_ase.calculators import model_for
+from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
+from nvdyn_ase.models import BaseModelMixin
+from nvdyn_ase.optimize.atoms_list import AtomsList
+from nvdyn_ase.optimize.driver import AtomsDriver
+from nvdyn_ase.optimize.trajectories import Trajectories
+
+
+if TYPE_CHECKING:
+    from typing import Any as _Behind
+else:
+    _Behind = object  # the class that stands behind in the order of inheritance is ASE's
+
+
+class EngineParameter:
+    """An attribute of a facade that lives in the engine while there is one.
+
+    Reading it gives a number for one Atoms and an array, one value per system, for several.
+
+    Parameters
+    ----------
+    name
+        Of the engine's parameter or state field; the attribute's own by default.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        """Remember the attribute's name."""
+        self.attribute = attribute
+        self.name = self.name or attribute
+
+    def __get__(self, facade: Any, owner: type | None = None) -> Any:
+        """Read it."""
+        if facade is None:
+            return self
+        if facade.engine is not None:
+            return facade._read(self.name)
+        try:
+            return facade.__dict__[self.attribute]
+        except KeyError:
+            raise AttributeError(self.attribute) from None
+
+    def __set__(self, facade: Any, value: Any) -> None:
+        """Write it."""
+        facade.__dict__[self.attribute] = value
+        if facade.engine is not None:
+            facade._write(self.name, value)
+
+
+class EngineFacade(_Behind):
+    """Put before an ASE class, lets it take several Atoms and run them through an engine.
+
+    With one Atoms, ASE's own code runs, unless ``model`` or ``engine=True`` is given or the
+    environment variable ``NVDYN_ASE_ENGINE`` is ``always``. With a list the engine runs.
+
+    Attributes
+    ----------
+    engine
+        The engine, or None where ASE's own code runs.
+    """
+
+    _driver: AtomsDriver | None = None
+    _in_run = False
+    _single = True
+    _hooks: ClassVar[tuple[type, ...]] = (NaNDetectorHook,)
+
+    def _make_engine(self, model: BaseModelMixin) -> BaseDynamics:
+        """Return the engine, with the parameters that ASE's constructor has stored."""
+        raise TypeError(f"{type(self).__name__} has no engine; give it one Atoms")
+
+    # ---------------------------------------------------------------- setting up
+
+    def _open(
+        self,
+        atoms: Any,
+        model: Any,
+        engine: bool | None,
+        trajectory: Any,
+        append_trajectory: bool,
+        **options: Any,
+    ) -> None:
+        """Choose who runs, and call ASE's constructor."""
+        name = type(self).__name__
+        systems = systems_for_engine(atoms, model, engine, name)
+        several = isinstance(atoms, (list, tuple))
+        files = {"trajectory": trajectory, "append_trajectory": append_trajectory}
+        if systems is None:
+            super().__init__(atoms, **files, **options)
+            return
+        self._single = not several
+        model = model_for(systems, model)
+        if several:
+            super().__init__(AtomsList(systems), **options)
+        else:
+            super().__init__(systems[0], **files, **options)
+        self.atoms = list(systems) if several else systems[0]
+        made = self._make_engine(model)
+        for hook in self._hooks:
+            made.register_hook(hook())
+        self._driver = AtomsDriver(systems, made)
+        self.optimizable = AtomsList(systems, self._driver)
+        if several and trajectory is not None:
+            self._attach_trajectories(trajectory, append_trajectory, options)
+
+    def _attach_trajectories(self, trajectory: Any, append: bool, options: dict[str, Any]) -> None:
+        interval = options.get("loginterval", 1)
+        self.trajectory = Trajectories(trajectory, self.atoms, append)
+        self.attach(self._write_trajectories, interval=interval)
+
+    @property
+    def engine(self) -> BaseDynamics | None:
+        """The engine, or None where ASE's own code runs."""
+        return None if self._driver is None else self._driver.engine
+
+    # ---------------------------------------------------------------- running
+
+    def step(self, *args: Any) -> Any:
+        """Do one step, as in ASE; in a run, systems that are done do not move."""
+        driver = self._driver
+        if driver is None:
+            return super().step(*args)
+        if self._in_run:
+            driver.step()
+        else:
+            driver.take_up_changes()
+            driver.step_all()
+        self._after_step()
+        if not self._in_run:
+            driver.synchronise()
+        return None
+
+    def _after_step(self) -> None:
+        """Do what comes after each step of the engine."""
+
+    def irun(self, *args: Any, **kwargs: Any) -> Generator[bool, None, None]:
+        """Run as a generator, as in ASE; it yields whether all systems have converged."""
+        steps = super().irun(*args, **kwargs)
+        return steps if self._driver is None else self._watched(steps)
+
+    def _watched(self, steps: Generator[bool, None, None]) -> Generator[bool, None, None]:
+        """Keep the Atoms current at every yield, and end when no system is left."""
+        driver = self._driver
+        assert driver is not None
+        driver.take_up_changes()
+        self._in_run = True
+        try:
+            for converged in steps:
+                driver.synchronise()
+                yield converged
+                driver.take_up_changes()
+                if not converged and driver.settle():
+                    break
+        finally:
+            self._in_run = False
+            driver.finish()
+
+    def run(self, *args: Any, **kwargs: Any) -> bool:
+        """Run, as in ASE; return whether all systems have converged."""
+        if self._driver is None:
+            return super().run(*args, **kwargs)
+        if not self._is_plain():
+            converged = False
+            for converged in self.irun(*args, **kwargs):  # noqa: B007
+                pass
+            return bool(converged)
+        return self._run_unobserved(*args, **kwargs)
+
+    def _is_plain(self) -> bool:
+        """Say whether nobody looks at a step: no observer, no log, nothing replaced by the user."""
+        replaced = {"step", "irun", "log", "call_observers", "converged", "gradient_converged"}
+        own = {name for name in replaced if name in self.__dict__}
+        foreign = [c for c in type(self).__mro__ if replaced & c.__dict__.keys()]
+        ours = all(c.__module__.startswith(("nvdyn_ase.", "ase.")) for c in foreign)
+        logs = getattr(getattr(self, "logfile", None), "_logfile", None) is not None
+        return not own and ours and not logs and not self.observers
+
+    def _run_unobserved(self, *args: Any, **kwargs: Any) -> bool:
+        """Run without looking, so that the host never waits for the device."""
+        driver = self._driver
+        assert driver is not None
+        driver.take_up_changes()
+        try:
+            # Up to its first value, ASE's generator sets the limits of the run and does no step.
+            next(super().irun(*args, **kwargs))
+            while self.nsteps < self.max_steps and not driver.settle():
+                driver.advance()
+                self._after_step()
+                self.nsteps += 1
+        finally:
+            driver.finish()
+        return bool(self.converged())
+
+    # ---------------------------------------------------------------- looking
+
+    def call_observers(self) -> None:
+        """Call the observers that are due, with the Atoms current."""
+        driver = self._driver
+        if driver is None or not self._observers_due():
+            super().call_observers()
+            return
+        driver.synchronise()
+        super().call_observers()
+        driver.take_up_changes()
+
+    def _observers_due(self) -> bool:
+        return any(
+            self.nsteps % interval == 0 if interval > 0 else self.nsteps == -interval
+            for _, interval, _, _ in self.observers
+        )
+
+    def _traj_is_empty(self) -> bool:
+        if isinstance(self.trajectory, Trajectories):
+            return self.trajectory.are_empty
+        return super()._traj_is_empty()
+
+    def _write_trajectories(self) -> None:
+        assert self._driver is not None and isinstance(self.trajectory, Trajectories)
+        self.trajectory.write(self._driver.column("steps"), self.todict())
+
+    @property
+    def results(self) -> list[Result]:
+        """How each system stands: converged, steps, evaluations, energy, fmax, outcome, reason."""
+        if self._driver is None:
+            raise AttributeError("results are there for a list of Atoms, or with engine=True")
+        return Result.of_batch(self._driver.gather(), self._driver.atoms)
+
+    # ---------------------------------------------------------------- parameters
+
+    def _read(self, name: str) -> Any:
+        driver, engine = self._driver, self.engine
+        assert driver is not None and engine is not None
+        state = driver.state()
+        if name not in state:
+            return getattr(engine, name)
+        array = state[name].detach().cpu().numpy()
+        return array.item() if self._single and array.size == 1 else array.squeeze(-1)
+
+    def _write(self, name: str, value: Any) -> None:
+        assert self._driver is not None
+        self._driver.set_parameter(name, value)
+
+
+def systems_for_engine(
+    atoms: Any, model: Any, engine: bool | None, name: str
+) -> Sequence[ase.Atoms] | None:
+    """Return the Atoms that an engine is to move, or None if ASE's own code is to run.
+
+    Raises
+    ------
+    ValueError
+        An empty list.
+    TypeError
+        A list of something else than Atoms.
+    """
+    if isinstance(atoms, (list, tuple)):
+        if not atoms:
+            raise ValueError(f"{name} was given an empty list; give it one Atoms or more")
+        for index, item in enumerate(atoms):
+            if not isinstance(item, ase.Atoms):
+                raise TypeError(
+                    f"{name} takes a list of Atoms; item {index} is a {type(item).__name__}. "
+                    f"Filters and the like are taken one at a time: {name}(item)"
+                )
+        return atoms
+    always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
+    if isinstance(atoms, ase.Atoms) and (model is not None or always):
+        return [atoms]
+    if model is not None or engine:
+        raise TypeError(f"{name}: model= and engine= need Atoms, not {type(atoms).__name__}")
+    return None
+
+
+def per_system(value: Any) -> Any:
+    """Return a parameter as ASE's constructors store it: a sequence becomes an array."""
+    return np.asarray(value, float) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,96 @@
+"""What ASE's ``ase.optimize.optimize`` has, and what the optimizers here have in common."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.optimize.optimize import (
+    DEFAULT_MAX_STEPS,
+    BaseDynamics,
+    Dynamics,
+    OptimizableAtoms,
+    Optimizer,
+    RestartError,
+)
+
+from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.optimize.atoms_list import AtomsList
+from nvdyn_ase.optimize.facade import EngineFacade
+from nvdyn_ase.optimize.state_file import read_state, write_state
+
+__all__ = [
+    "DEFAULT_MAX_STEPS",
+    "BaseDynamics",
+    "Dynamics",
+    "OptimizableAtoms",
+    "Optimizer",
+    "OptimizerFacade",
+    "RestartError",
+]
+
+
+class OptimizerFacade(EngineFacade):
+    """What every optimizer facade has in common: ``fmax``, the log and the restart file."""
+
+    _fmax: Any = None
+
+    @property
+    def fmax(self) -> Any:
+        """Systems are done below this, eV/Å; one number or one per system."""
+        return self._fmax
+
+    @fmax.setter
+    def fmax(self, value: Any) -> None:
+        self._fmax = value
+        if self._driver is not None:
+            self._driver.stop_below(value)
+
+    def log(self, gradient: np.ndarray) -> None:
+        """Write a line: as in ASE for one Atoms, the progress of the batch for several."""
+        if self._driver is None or self._single:
+            super().log(gradient)
+            return
+        forces = AtomsList(self._driver.atoms).gradient_norms(gradient)
+        name, now = type(self).__name__, time.strftime("%H:%M:%S")
+        outcomes = self._driver.outcomes()
+        done = int((forces < np.asarray(self.fmax)).sum()) if self.fmax is not None else 0
+        failed = int((outcomes >= Outcome.NAN).sum())
+        write = self.logfile.write
+        if self.nsteps == 0:
+            pad = " " * len(name)
+            write(f"{pad}  Step     Time  Systems  Converged  Failed  Energy/atom    max fmax\n")
+        energy = np.nansum(self._driver.column("energy")) / sum(self._driver.batch.num_nodes_list)
+        write(
+            f"{name}: {self.nsteps:5d} {now} {len(forces):8d} {done:10d} {failed:7d} "
+            f"{energy:12.6f} {np.nanmax(forces):11.6f}\n"
+        )
+
+    # ---------------------------------------------------------------- restart
+
+    def _after_step(self) -> None:
+        if self.restart is None:
+            return
+        if self._single:
+            self._dump_single()
+        else:
+            assert self._driver is not None
+            write_state(self.restart, self._driver.state(), type(self).__name__)
+
+    def _dump_single(self) -> None:
+        """Write what ASE's optimizer of this name writes for one Atoms."""
+
+    def _take_single_restart(self) -> None:
+        """Hand the engine what ASE's optimizer of this name has read for one Atoms."""
+
+    def _read_restart(self) -> None:
+        """Take up the state in the restart file, if there is one."""
+        restart = self.restart
+        if restart is None or self._driver is None or not Path(restart).is_file():
+            return
+        if self._single:
+            self._take_single_restart()
+            return
+        state = self._driver.state()
+        for key, tensor in read_state(restart, state, type(self).__name__).items():
+            state[key] = tensor

@@ -1,0 +1,77 @@
+"""The restart file of a list of Atoms: the method's state of every system, as JSON."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.io.jsonio import read_json, write_json
+from ase.optimize.optimize import RestartError
+from torch import Tensor
+
+from nvdyn_ase.data import Batch
+
+_FORMAT = "nvdyn_ase restart 1"
+
+
+def write_state(path: str | Path, state: Batch, method: str) -> None:
+    """Write the state of all systems; the file is complete or the one before.
+
+    Parameters
+    ----------
+    path
+        The file.
+    state
+        Fields of the method, per system and per atom.
+    method
+        Name of the method.
+    """
+    fields = {key: tensor.detach().cpu().numpy() for key, tensor in state}
+    content = {
+        "format": _FORMAT,
+        "method": method,
+        "num_atoms": np.asarray(state.num_nodes_list),
+        "fields": fields,
+    }
+    new = Path(f"{path}.new")
+    with new.open("w") as file:
+        write_json(file, content)
+    new.replace(path)
+
+
+def read_state(path: str | Path, state: Batch, method: str) -> dict[str, Tensor]:
+    """Read the state of the same systems.
+
+    Parameters
+    ----------
+    path
+        The file.
+    state
+        A state of these systems, for the types and the device.
+    method
+        Name of the method that is to go on.
+
+    Raises
+    ------
+    RestartError
+        The file is of something else: another format, method, or list of structures.
+    """
+    try:
+        content = read_json(path)
+        fields, sizes = content["fields"], np.asarray(content["num_atoms"])
+        written_by, form = content["method"], content["format"]
+    except Exception as error:
+        raise RestartError(
+            f"{path} is not a restart file of a list of Atoms; delete it to start afresh"
+        ) from error
+    if form != _FORMAT or written_by != method:
+        raise RestartError(f"{path} was written by {written_by} ({form}), not by {method}")
+    if sizes.tolist() != state.num_nodes_list:
+        raise RestartError(
+            f"{path} is of {len(sizes)} structures with {sizes.sum()} atoms, not of these "
+            f"{len(state)} with {sum(state.num_nodes_list)}"
+        )
+    return {
+        key: torch.as_tensor(np.asarray(fields[key])).to(tensor).view(tensor.shape)
+        for key, tensor in state
+        if key in fields
+    }

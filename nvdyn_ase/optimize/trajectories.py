@@ -1,0 +1,87 @@
+"""One trajectory file per system, each ending at its own last step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.io.trajectory import Trajectory
+
+
+class Trajectories:
+    """Writes each system of a list to a file of its own.
+
+    Files are opened for each image, as ASE does: many systems would need more open files than a
+    process may have.
+
+    Parameters
+    ----------
+    targets
+        One path or open trajectory per system, or one path with ``{index}`` in it.
+    systems
+        The Atoms.
+    append
+        Add to files that are there instead of replacing them.
+
+    Raises
+    ------
+    ValueError
+        Not one target per system, or one path without ``{index}`` for several systems.
+    """
+
+    def __init__(self, targets: Any, systems: Sequence[ase.Atoms], append: bool) -> None:
+        self.systems = systems
+        self.targets = _one_each(targets, len(systems))
+        self._written = np.full(len(systems), -1)
+        for target in self.targets:
+            if isinstance(target, Path) and not append:
+                target.unlink(missing_ok=True)
+
+    @property
+    def are_empty(self) -> bool:
+        """Whether no file has an image yet."""
+        return not any(
+            target.exists() and target.stat().st_size if isinstance(target, Path) else len(target)
+            for target in self.targets
+        )
+
+    def write(self, steps: np.ndarray, description: dict[str, Any]) -> None:
+        """Write the systems that have moved since they were last written.
+
+        Parameters
+        ----------
+        steps
+            (B,), steps done by each system.
+        description
+            What ASE keeps in the header of a file.
+        """
+        moved = np.flatnonzero(steps != self._written).tolist()
+        for index in moved:
+            self._write_one(self.targets[index], self.systems[index], description)
+        self._written = steps.copy()
+
+    @staticmethod
+    def _write_one(target: Any, atoms: ase.Atoms, description: dict[str, Any]) -> None:
+        if not isinstance(target, Path):
+            target.set_description(description)
+            target.write(atoms)
+            return
+        with Trajectory(target, mode="a") as file:
+            file.set_description(description)
+            file.write(atoms)
+
+
+def _one_each(targets: Any, count: int) -> list[Any]:
+    if isinstance(targets, (str, Path)):
+        if count > 1 and "{index}" not in str(targets):
+            raise ValueError(
+                f"{count} structures cannot share the trajectory {str(targets)!r}; put {{index}} "
+                "into its name, or give a list of names"
+            )
+        return [Path(str(targets).replace("{index}", str(index))) for index in range(count)]
+    if hasattr(targets, "write"):
+        targets = [targets]
+    if len(targets) != count:
+        raise ValueError(f"{len(targets)} trajectories for {count} structures")
+    return [Path(t) if isinstance(t, (str, Path)) else t for t in targets]
