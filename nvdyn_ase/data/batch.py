@@ -1,23 +1,30 @@
 """Many systems as one: ``Batch``, ragged fields laid end to end, never padded."""
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
-from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from nvdyn_ase.data.atomic_data import AtomicData
 from nvdyn_ase.data.fields import FIELDS, Fill, Level, canonical
-from nvdyn_ase.data.joining import Part, boundaries, joined, ragged_rows, take
+from nvdyn_ase.data.indexing import Index, is_one_system, system_rows
+from nvdyn_ase.data.joining import (
+    Part,
+    boundaries,
+    joined,
+    pairs_per_system,
+    part_of,
+    ragged_rows,
+    take,
+)
+from nvdyn_ase.data.pickling import Packed, packed, unpacked
+from nvdyn_ase.data.sizes import Sizes
+from nvdyn_ase.data.values import as_tensor, check_default, of_many_systems
 
-Index = int | slice | Sequence[int] | np.ndarray | Tensor
 
-
-class Batch:
+class Batch(Sizes):
     """Systems laid end to end, with a declared level for every field.
 
     Reading and writing a field never waits for the device: the sizes of the systems are known on
@@ -26,7 +33,8 @@ class Batch:
     Build one with :meth:`from_data_list`. ``batch[key]`` and ``batch.key`` read a field,
     ``batch[key] = tensor`` replaces it; an undeclared key becomes a system field, other levels need
     :meth:`add_key`. ``batch[i]`` is an :class:`AtomicData`; a slice, list, int tensor or bool mask
-    gives a batch.
+    gives a batch. Copies, also those made by ``copy`` and ``pickle``, compute the fields that are
+    deferred and leave ``neighbors`` and ``evaluated`` behind.
 
     Parameters
     ----------
@@ -60,21 +68,23 @@ class Batch:
         device: torch.device | str = "cpu",
         defaults: dict[str, Fill] | None = None,
     ) -> None:
-        self._nodes = np.asarray(num_nodes, dtype=np.int64)
-        count = len(self._nodes)
-        self._edges = np.zeros(count, np.int64) if num_edges is None else np.asarray(num_edges)
-        self.constraints = [()] * count if constraints is None else list(constraints)
-        self.host: list[dict[str, Any]] = [{} for _ in range(count)] if host is None else list(host)
-        self.device = torch.device(device)
-        self.defaults = dict(defaults or {})
-        self.neighbors: Any = None
-        self.evaluated: Any = None
         self._fields: dict[str, Tensor] = {}
         self._levels: dict[str, Level] = {}
         self._deferred: dict[str, Callable[[], Tensor]] = {}
+        nodes = np.asarray(num_nodes, dtype=np.int64)
+        edges = np.zeros_like(nodes) if num_edges is None else np.asarray(num_edges, dtype=np.int64)
+        super().__init__(nodes, edges, device)
+        count = len(nodes)
+        self.constraints = [()] * count if constraints is None else list(constraints)
+        self.host = [dict(own) for own in ([{}] * count if host is None else host)]
+        if not count == len(edges) == len(self.constraints) == len(self.host):
+            raise ValueError(f"num_edges, constraints and host need {count} entries, one a system")
+        self.defaults = dict(defaults or {})
+        self.neighbors: Any = None
+        self.evaluated: Any = None
         for key, (level, tensor) in fields.items():
-            self._levels[key] = Level(level)
-            self[key] = tensor
+            key = canonical(key)
+            self._put(key, _checked_level(key, Level(level)), tensor)
 
     # ---------------------------------------------------------------- making one
 
@@ -94,12 +104,21 @@ class Batch:
         Raises
         ------
         ValueError
-            No system, or a field without a default that only some systems bring.
+            No system, a field without a default that only some systems bring, or rows that differ
+            in shape or type.
+        TypeError
+            Something that is not an ``AtomicData``.
         """
         data = list(data)
         if not data:
             raise ValueError("a batch needs at least one system; the list is empty")
-        batch = cls(*joined([Part.of_data(system) for system in data], data[0].device))
+        for row, system in enumerate(data):
+            if not isinstance(system, AtomicData):
+                kind = type(system).__name__
+                raise TypeError(
+                    f"system {row} is {kind}, not AtomicData; see AtomicData.from_atoms"
+                )
+        batch = cls(*joined([part_of(system) for system in data], data[0].device))
         return batch if device is None else batch.to(device)
 
     def like(
@@ -116,119 +135,55 @@ class Batch:
         fields |= {key: (Level.SYSTEM, tensor) for key, tensor in (system or {}).items()}
         return Batch(fields, self._nodes, device=self.device)
 
-    # ---------------------------------------------------------------- sizes, all on the host
-
-    @property
-    def num_graphs(self) -> int:
-        """Number of systems, B."""
-        return len(self._nodes)
-
-    batch_size = num_graphs
-
-    def __len__(self) -> int:
-        """Return the number of systems."""
-        return len(self._nodes)
-
-    @cached_property
-    def num_nodes(self) -> int:
-        """Number of atoms, V."""
-        return int(self._nodes.sum())
-
-    @cached_property
-    def num_nodes_list(self) -> list[int]:
-        """Atoms of each system."""
-        return self._nodes.tolist()
-
-    @cached_property
-    def max_num_nodes(self) -> int:
-        """Atoms of the largest system; 0 for an empty batch."""
-        return int(self._nodes.max(initial=0))
-
-    @property
-    def num_edges(self) -> int:
-        """Number of pairs, E."""
-        return int(self._edges.sum())
-
-    @property
-    def num_edges_list(self) -> list[int]:
-        """Pairs of each system."""
-        return self._edges.tolist()
-
-    @cached_property
-    def host_ptr(self) -> np.ndarray:
-        """First atom of each system and the end, (B + 1,), on the host."""
-        return boundaries(self._nodes)
-
-    @property
-    def host_edge_ptr(self) -> np.ndarray:
-        """First pair of each system and the end, (B + 1,), on the host."""
-        return boundaries(self._edges)
-
-    @cached_property
-    def ptr(self) -> Int[Tensor, " B1"]:
-        """First atom of each system and the end, (B + 1,), on the device."""
-        return self._on_device(self.host_ptr)
-
-    @cached_property
-    def ptr3(self) -> Int[Tensor, " B1"]:
-        """As ``ptr``, counted in components of a (V, 3) field."""
-        return self._on_device(3 * self.host_ptr)
-
-    @property
-    def edge_ptr(self) -> Int[Tensor, " B1"]:
-        """First pair of each system and the end, (B + 1,), on the device."""
-        return self._on_device(self.host_edge_ptr)
-
-    @cached_property
-    def num_nodes_per_graph(self) -> Int[Tensor, " B"]:
-        """Atoms of each system, on the device."""
-        return self._on_device(self._nodes)
-
-    @property
-    def num_edges_per_graph(self) -> Int[Tensor, " B"]:
-        """Pairs of each system, on the device."""
-        return self._on_device(self._edges)
-
-    @cached_property
-    def batch(self) -> Int[Tensor, " V"]:
-        """System of each atom, (V,), on the device."""
-        return self._on_device(np.repeat(np.arange(len(self._nodes)), self._nodes))
-
-    def _on_device(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array).to(self.device, non_blocking=True)
-
     # ---------------------------------------------------------------- fields
 
     def __getitem__(self, key: Any) -> Any:
         """Read a field (str), a system (int) or a part of the batch (anything else)."""
         if isinstance(key, str):
             return self._field(canonical(key))
-        if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
-            return self.get_data(int(key))
-        return self.index_select(key)
+        return self.get_data(key) if is_one_system(key) else self.index_select(key)
 
     def _field(self, key: str) -> Tensor:
         if key in self._deferred:
-            self._fields[key] = self._deferred.pop(key)()
+            function = self._deferred.pop(key)
+            try:
+                self._put(key, self._levels[key], function())
+            except BaseException:
+                self._deferred[key] = function
+                raise
         try:
             return self._fields[key]
         except KeyError:
-            raise KeyError(f"no field {key!r}; there are {sorted(self.keys())}") from None
+            raise self._missing(key) from None
 
-    def __setitem__(self, key: str, tensor: Tensor) -> None:
-        """Replace a field, or add one: a declared one at its level, any other one per system."""
+    def _missing(self, key: str) -> KeyError:
+        return KeyError(f"no field {key!r}; there are {sorted(self.keys())}")
+
+    def __setitem__(self, key: str, tensor: Any) -> None:
+        """Replace a field, or add one: a declared one at its level, any other one per system.
+
+        What is no tensor becomes one. The pairs themselves, ``edge_index``, can be replaced by as
+        many; :meth:`add_key` takes others.
+        """
         key = canonical(key)
-        level = self._levels.get(key) or (FIELDS[key].level if key in FIELDS else Level.SYSTEM)
-        if level is not Level.EDGE:
-            rows = self.num_nodes if level is Level.NODE else len(self._nodes)
-            if tensor.ndim == 0 or tensor.shape[0] != rows:
-                hint = "" if key in FIELDS else "; other levels need add_key(key, values, level)"
-                raise ValueError(
-                    f"{key!r} is a {level} field and needs {rows} rows, not shape "
-                    f"{tuple(tensor.shape)}{hint}"
-                )
-        if key in FIELDS and key != "status" and tensor.ndim == 1 and FIELDS[key].shape == (1,):
-            tensor = tensor.view(-1, 1)
+        if not isinstance(tensor, Tensor):
+            tensor = as_tensor(key, tensor).to(self.device)
+        old = self._fields.get(key)
+        if old is not None and tensor.shape == old.shape and tensor.dtype is old.dtype:
+            self._fields[key] = tensor  # an engine does this many times a step
+            return
+        self._put(key, self._levels.get(key) or _level(key), tensor)
+
+    def _put(self, key: str, level: Level, tensor: Tensor) -> None:
+        """Take a field in, if it has the shape and type that it must have."""
+        rows, field = self._rows(level), FIELDS.get(key)
+        if tensor.ndim == 0 or tensor.shape[0] != rows:
+            hint = "" if field else "; other levels need add_key(key, values, level)"
+            raise ValueError(
+                f"{key!r} is {level}-level and needs {rows} rows, not shape "
+                f"{tuple(tensor.shape)}{hint}"
+            )
+        tensor = tensor if field is None else of_many_systems(field, tensor)
         self._deferred.pop(key, None)
         self._levels[key] = level
         self._fields[key] = tensor
@@ -237,10 +192,9 @@ class Batch:
         """Forget a field."""
         key = canonical(key)
         if key not in self:
-            raise KeyError(f"no field {key!r}; there are {sorted(self.keys())}")
-        self._fields.pop(key, None)
-        self._deferred.pop(key, None)
-        del self._levels[key]
+            raise self._missing(key)
+        for store in (self._fields, self._deferred, self._levels, self.defaults):
+            store.pop(key, None)
 
     def __contains__(self, key: object) -> bool:
         """Say whether the field is there."""
@@ -249,16 +203,19 @@ class Batch:
 
     def __getattr__(self, key: str) -> Any:
         """Read a field as an attribute."""
-        if key.startswith("_"):
-            raise AttributeError(key)
-        try:
-            return self._field(canonical(key))
-        except KeyError as error:
-            raise AttributeError(str(error)) from None
+        if key.startswith("_") or key not in self:
+            raise AttributeError(f"a batch has no attribute and no field {key!r}")
+        return self._field(canonical(key))
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Write a field as an attribute."""
-        if isinstance(value, Tensor) and not key.startswith("_") and not hasattr(type(self), key):
+        """Write a field as an attribute; a tensor under any other name becomes a field too."""
+        if key.startswith("_"):
+            object.__setattr__(self, key, value)
+        elif hasattr(type(self), key):
+            raise AttributeError(f"{key!r} is given by the systems of the batch and cannot be set")
+        elif (
+            isinstance(value, Tensor) or canonical(key) in FIELDS or canonical(key) in self._levels
+        ):
             self[key] = value
         else:
             object.__setattr__(self, key, value)
@@ -277,12 +234,15 @@ class Batch:
 
     def level(self, key: str) -> Level:
         """Return what a row of the field belongs to."""
-        return self._levels[canonical(key)]
+        key = canonical(key)
+        if key not in self._levels:
+            raise self._missing(key)
+        return self._levels[key]
 
     def add_key(
         self,
         key: str,
-        values: Tensor | Sequence[Tensor],
+        values: Any,
         level: str = "node",
         overwrite: bool = False,
         default: Fill | None = None,
@@ -294,7 +254,10 @@ class Batch:
         key
             Its name.
         values
-            One tensor whole, or one per system. Per-system tensors of level ``system`` are rows.
+            One tensor or array whole, or a list of one per system. Of level ``system`` those are
+            rows, with a leading one or without. ``edge_index`` replaces all pairs and drops what
+            else was known of them: it is counted over the batch if it is whole, from the first atom
+            of each system if there is one per system, and looked at on the host.
         level
             ``"node"``, ``"edge"`` or ``"system"``.
         overwrite
@@ -311,27 +274,38 @@ class Batch:
         key, kind = canonical(key), Level(level)
         if key in self and not overwrite:
             raise ValueError(f"{key!r} is there already; pass overwrite=True to replace it")
-        if key in FIELDS and FIELDS[key].level is not kind:
-            raise ValueError(f"{key!r} is declared as a {FIELDS[key].level} field, not {kind}")
-        if not isinstance(values, Tensor):
-            values = self._whole(key, list(values), kind)
-        if kind is Level.EDGE and key != "edge_index" and len(values) != self.num_edges:
-            raise ValueError(f"{key!r} needs {self.num_edges} rows, one per pair")
-        self._levels[key] = kind
-        self[key] = values.to(self.device)
+        _checked_level(key, kind)
+        if isinstance(values, (list, tuple)):
+            values = self._whole(key, [as_tensor(key, value) for value in values], kind)
+        values = as_tensor(key, values).to(self.device)
+        check_default(key, default, values)
+        if key == "edge_index":
+            counts = pairs_per_system(values.cpu().numpy(), self.host_ptr)
+            self.set_edges({key: values}, counts)
+        else:
+            self._put(key, kind, values)
         if default is not None:
             self.defaults[key] = default
 
     def _whole(self, key: str, values: list[Tensor], level: Level) -> Tensor:
+        """Lay one tensor per system end to end."""
         if len(values) != len(self):
             raise ValueError(f"{key!r}: {len(values)} tensors for {len(self)} systems")
+        if not values:
+            raise ValueError(f"{key!r}: an empty batch needs one tensor whole, to know its type")
         if level is Level.SYSTEM:
             return torch.stack([v[0] if v.ndim > 1 and len(v) == 1 else v for v in values])
-        if level is Level.NODE and [len(v) for v in values] != self.num_nodes_list:
-            raise ValueError(f"{key!r}: one row per atom is needed in each system")
+        if key == "edge_index":
+            starts = self.host_ptr[:-1].tolist()
+            return torch.cat([value + start for value, start in zip(values, starts, strict=True)])
+        per, needed = "atom", self.num_nodes_list
+        if level is Level.EDGE:
+            per, needed = "pair", self.num_edges_list
+        if [len(value) for value in values] != needed:
+            raise ValueError(f"{key!r}: one row per {per} is needed in each system")
         return torch.cat(values)
 
-    def defer(self, key: str, function: Callable[[], Tensor], level: str = "system") -> None:
+    def defer(self, key: str, function: Callable[[], Tensor], level: str | None = None) -> None:
         """Give a field that is computed when it is first read.
 
         Parameters
@@ -339,17 +313,19 @@ class Batch:
         key
             Its name.
         function
-            Called once, without arguments, if anyone reads the field.
+            Called once, without arguments, if anyone reads the field or copies the batch.
         level
-            Level of the field.
+            Level of the field; as in ``batch[key] = tensor`` by default.
         """
+        key = canonical(key)
+        kind = Level(level) if level else self._levels.get(key) or _level(key)
+        self._levels[key] = _checked_level(key, kind)
         self._fields.pop(key, None)
-        self._levels[key] = Level(level)
         self._deferred[key] = function
 
     def deferred(self, key: str) -> Callable[[], Tensor] | None:
         """Return the function of a field that nobody has read since it was deferred, else None."""
-        return self._deferred.get(key)
+        return self._deferred.get(canonical(key))
 
     def set_edges(
         self,
@@ -366,15 +342,19 @@ class Batch:
         num_edges
             Pairs of each system.
         """
-        for key in [k for k, level in self._levels.items() if level is Level.EDGE]:
+        if len(num_edges) != len(self):
+            raise ValueError(f"{len(num_edges)} numbers of pairs for {len(self)} systems")
+        for key in self._edge_keys():
             del self[key]
         self._edges = np.asarray(num_edges, dtype=np.int64)
         for key, value in fields.items():
-            if callable(value) and not isinstance(value, Tensor):
-                self.defer(key, value, Level.EDGE)
+            if isinstance(value, Tensor):
+                self._put(key, Level.EDGE, value)
             else:
-                self._levels[key] = Level.EDGE
-                self._fields[key] = value
+                self.defer(key, value, Level.EDGE)
+
+    def _edge_keys(self) -> list[str]:
+        return [key for key, level in self._levels.items() if level is Level.EDGE]
 
     # ---------------------------------------------------------------- parts and wholes
 
@@ -382,24 +362,28 @@ class Batch:
         """Return the chosen systems, in the order given, as a batch of their own; may be empty.
 
         Pairs that nobody has read yet are left behind: whoever deferred them can make them again.
+
+        Raises
+        ------
+        IndexError
+            There is no such system, or a mask has another length.
+        TypeError
+            The index is neither a slice nor whole numbers nor bools.
         """
-        chosen = self._system_rows(index)
-        if "edge_index" in self._deferred:
-            bare = copy(self)
-            bare._fields, bare._levels = dict(self._fields), dict(self._levels)
-            bare._deferred = dict(self._deferred)
-            bare.set_edges({}, np.zeros(len(self), np.int64))
-            return bare.index_select(chosen)
+        chosen = system_rows(index, len(self))
+        whole, every_edge = self._without_unread_pairs()
+        edge_ptr = boundaries(every_edge)
         rows = {
             Level.SYSTEM: chosen,
             Level.NODE: ragged_rows(self.host_ptr, chosen),
-            Level.EDGE: ragged_rows(self.host_edge_ptr, chosen),
+            Level.EDGE: ragged_rows(edge_ptr, chosen),
         }
         picks = {level: self._on_device(r) for level, r in rows.items()}
-        fields = {
-            key: (self._levels[key], take(tensor, picks[self._levels[key]])) for key, tensor in self
-        }
-        nodes, edges = self._nodes[chosen], self._edges[chosen]
+        fields = {}
+        for key, tensor in whole.items():
+            level = self._levels[key]
+            fields[key] = (level, take(tensor, picks[level]))
+        nodes, edges = self._nodes[chosen], every_edge[chosen]
         if "edge_index" in fields:
             moved = np.repeat(boundaries(nodes)[:-1] - self.host_ptr[chosen], edges)
             level, pairs = fields["edge_index"]
@@ -408,33 +392,43 @@ class Batch:
         host = [self.host[i] for i in chosen]
         return Batch(fields, nodes, edges, constraints, host, self.device, self.defaults)
 
-    def _system_rows(self, index: Index) -> np.ndarray:
-        if isinstance(index, slice):
-            return np.arange(len(self))[index]
-        rows = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
-        if rows.dtype == bool:
-            if rows.shape != (len(self),):
-                raise IndexError(f"mask of shape {rows.shape} for {len(self)} systems")
-            return np.flatnonzero(rows)
-        rows = np.atleast_1d(rows).astype(np.int64)
-        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"system index out of range for {len(self)} systems")
-        return rows % max(len(self), 1)
+    def _without_unread_pairs(self) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Return the fields and each system's pairs, without pairs that nobody has read."""
+        pairs = self._edge_keys()
+        if not pairs or any(key in self._fields for key in pairs):
+            return {key: self._field(key) for key in self.keys()}, self._edges
+        fields = {key: self._field(key) for key in self.keys() if key not in pairs}
+        return fields, np.zeros_like(self._edges)
 
-    def get_data(self, index: int) -> AtomicData:
+    def get_data(self, index: SupportsIndex) -> AtomicData:
         """Return one system; raise IndexError if there is none of that number."""
-        part = self.index_select([index])
-        declared: dict[str, Any] = {k: t for k, t in part if k in FIELDS}
-        data = AtomicData.model_construct(
-            **declared, constraints=part.constraints[0], host=part.host[0]
-        )
-        data._user = {k: (part._levels[k], t) for k, t in part if k not in FIELDS}
-        data._defaults = {k: v for k, v in self.defaults.items() if k in data._user}
-        return data
+        row = system_rows(index, len(self))[0]
+        fields, edges = self._without_unread_pairs()
+        return self._system(int(row), fields, boundaries(edges))
 
     def to_data_list(self) -> list[AtomicData]:
-        """Return every system by itself."""
-        return [self.get_data(i) for i in range(len(self))]
+        """Return every system by itself; see :meth:`index_select`."""
+        fields, edges = self._without_unread_pairs()
+        edge_ptr = boundaries(edges)
+        return [self._system(row, fields, edge_ptr) for row in range(len(self))]
+
+    def _system(self, row: int, fields: dict[str, Tensor], edge_ptr: np.ndarray) -> AtomicData:
+        first = int(self.host_ptr[row])
+        rows = {
+            Level.SYSTEM: slice(row, row + 1),
+            Level.NODE: slice(first, int(self.host_ptr[row + 1])),
+            Level.EDGE: slice(int(edge_ptr[row]), int(edge_ptr[row + 1])),
+        }
+        own = {key: tensor[rows[self._levels[key]]].clone() for key, tensor in fields.items()}
+        if "edge_index" in own:
+            own["edge_index"] -= first
+        declared: dict[str, Any] = {key: own.pop(key) for key in FIELDS if key in own}
+        data = AtomicData.model_construct(
+            **declared, constraints=self.constraints[row], host=dict(self.host[row])
+        )
+        data._user = {key: (self._levels[key], tensor) for key, tensor in own.items()}
+        data._defaults = {key: value for key, value in self.defaults.items() if key in own}
+        return data
 
     def append(self, other: "Batch") -> None:
         """Put the systems of another batch behind these, in place.
@@ -452,37 +446,46 @@ class Batch:
 
     def _part(self) -> Part:
         fields = {key: (self._levels[key], tensor) for key, tensor in self}
-        rest = self.constraints, self.host, self.defaults
+        rest = self.constraints, self.host, self.device, self.defaults
         return Part(fields, self._nodes, self._edges, *rest)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the arguments, with every field computed."""
+        part = self._part()
+        return _restored, (type(self), packed(part.fields), part._replace(fields={}))
+
     def append_data(self, data: Sequence[AtomicData]) -> None:
-        """Put systems behind these, in place."""
+        """Put systems behind these, in place; see :meth:`append`."""
+        data = list(data)
         if data:
             self.append(Batch.from_data_list(data, self.device))
 
     # ---------------------------------------------------------------- copies
 
     def _mapped(self, function: Callable[[Tensor], Tensor], device: torch.device) -> "Batch":
-        fields = {key: (self._levels[key], function(tensor)) for key, tensor in self}
-        host = [dict(h) for h in self.host]
-        return Batch(
-            fields, self._nodes, self._edges, self.constraints, host, device, self.defaults
-        )
+        part = self._part()
+        fields = {key: (level, function(tensor)) for key, (level, tensor) in part.fields.items()}
+        return Batch(*part._replace(fields=fields, device=device))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Batch":
-        """Return a copy on another device and, for floating fields, in another type."""
+        """Return a copy on another device and, for floating fields, in another type.
+
+        Tensors that are so already are shared with the copy. A copy to a GPU does not wait.
+        """
+        target = self.device if device is None else torch.device(device)
+        waits = target.type == "cpu"  # whoever reads host memory would not wait for what arrives
 
         def move(tensor: Tensor) -> Tensor:
             kind = dtype if tensor.is_floating_point() else None
-            return tensor.to(device=device, dtype=kind, non_blocking=True)
+            return tensor.to(device=target, dtype=kind, non_blocking=not waits)
 
-        return self._mapped(move, self.device if device is None else torch.device(device))
+        return self._mapped(move, target)
 
     def cpu(self) -> "Batch":
         """Return a copy on the CPU."""
-        return self._mapped(lambda tensor: tensor.cpu(), torch.device("cpu"))
+        return self.to("cpu")
 
     def cuda(self) -> "Batch":
         """Return a copy on the current CUDA device."""
@@ -493,9 +496,30 @@ class Batch:
         return self._mapped(torch.clone, self.device)
 
     def pin_memory(self) -> "Batch":
-        """Return a copy in page-locked host memory, from which copies to a GPU do not wait."""
-        return self._mapped(lambda tensor: tensor.pin_memory(), self.device)
+        """Return a copy in page-locked host memory, from which copies to a GPU do not wait.
+
+        Where there is no GPU it is a copy like any other.
+        """
+        if not torch.cuda.is_available():
+            return self.cpu().clone()
+        return self._mapped(lambda tensor: tensor.cpu().pin_memory(), torch.device("cpu"))
 
     def model_dump(self) -> dict[str, Any]:
         """Return every field by name, and the sizes under ``num_nodes`` and ``num_edges``."""
         return dict(self) | {"num_nodes": self.num_nodes_list, "num_edges": self.num_edges_list}
+
+
+def _restored(kind: type[Batch], fields: Packed, part: Part) -> Batch:
+    return kind(*part._replace(fields=unpacked(fields)))
+
+
+def _level(key: str) -> Level:
+    """Return the level of a field that nobody has given one."""
+    return FIELDS[key].level if key in FIELDS else Level.SYSTEM
+
+
+def _checked_level(key: str, level: Level) -> Level:
+    """Return a level, or raise ValueError if another one is declared."""
+    if key in FIELDS and FIELDS[key].level is not level:
+        raise ValueError(f"{key!r} is declared {FIELDS[key].level}-level, not {level}-level")
+    return level

@@ -1,7 +1,8 @@
 """Reductions per system: one function, a fixed order, no atomics.
 
 Every sum over the atoms of a system goes through here. The order of summation depends on the
-system alone, never on its neighbours in the batch, so the bits do not either.
+system alone, never on its neighbours in the batch, so the bits do not either. All of them can be
+differentiated once; where several rows are the largest, they share the derivative equally.
 """
 
 import torch
@@ -22,7 +23,7 @@ def segment_sum(values: Float[Tensor, "V ..."], ptr: Int[Tensor, " B1"]) -> Floa
     Returns
     -------
     Tensor
-        One row per segment, (B, ...); zero for an empty segment.
+        One row per segment, (B, ...); zero for an empty segment, NaN for one that holds NaN.
     """
     return torch.segment_reduce(values, "sum", offsets=ptr, unsafe=True, initial=0.0)
 
@@ -42,9 +43,9 @@ def segment_dot(
     Returns
     -------
     Tensor
-        (B, 1).
+        (B, 1), summed component by component, first to last; zero for an empty segment.
     """
-    product = (a * b).view(-1)
+    product = (a * b).reshape(-1)
     return torch.segment_reduce(product, "sum", offsets=ptr3, unsafe=True, initial=0.0).view(-1, 1)
 
 

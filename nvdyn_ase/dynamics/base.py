@@ -64,8 +64,8 @@ class BaseDynamics:
         The method's own fields, a batch of the same systems; empty before the first step.
     newly_converged
         (B,) bool, which systems met the criterion in this step for the first time.
-    failures
-        Why the model could not evaluate a system, by ``system_id``.
+    outputs
+        Fields asked of the model beyond those that the method needs; none by default.
 
     Raises
     ------
@@ -107,7 +107,7 @@ class BaseDynamics:
         self.step_count = 0
         self.state = Batch({}, ())
         self.newly_converged: Bool[Tensor, " B"] | None = None
-        self.failures: dict[int, str] = {}
+        self.outputs: frozenset[str] = frozenset()
         self._registry = HookRegistry()
         self._batch: Batch | None = None
         self._constraints: BatchConstraints | None = None
@@ -248,7 +248,7 @@ class BaseDynamics:
         """
         if self._neighbors is not None and not self._has_neighbor_hook():
             self._neighbors.update(batch)
-        with self.model.computing(self.__needs_keys__):
+        with self.model.computing(self.outputs.union(self.__needs_keys__)):
             outputs = self.model(batch)
         missing = [key for key in self.__needs_keys__ if key not in outputs and key not in batch]
         if missing:
@@ -311,7 +311,9 @@ class BaseDynamics:
 
     def constraints(self, batch: Batch) -> BatchConstraints:
         """Return the constraints of the batch being moved."""
-        if self._constraints is None or self._batch is not batch:
+        if self._batch is not batch:  # somebody looks at another one in between
+            return BatchConstraints(batch)
+        if self._constraints is None:
             self._constraints = BatchConstraints(batch)
         return self._constraints
 

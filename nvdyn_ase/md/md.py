@@ -30,8 +30,7 @@ class MolecularDynamicsFacade(EngineFacade):
             self._attach_table(logfile, options.get("loginterval", 1))
 
     def _attach_table(self, logfile: Any, interval: int) -> None:
-        table = MDTable(self, logfile)
-        self.attach(self.closelater(table), interval)
+        self.attach(MDTable(self, logfile), interval)
 
     def _refresh_properties(self) -> None:
         """Leave forces to whoever looks; the engine has them."""
@@ -73,9 +72,6 @@ class MDTable:
             f"{'Time[ps]':>10} {'Moving':>8} {'Etot/N[eV]':>13} {'Epot/N[eV]':>13} "
             f"{'Ekin/N[eV]':>13} {'T[K]':>9}\n"
         )
-
-    def close(self) -> None:
-        """Do nothing: the dynamics closes the file."""
 
     def __call__(self) -> None:
         """Write a line."""

@@ -8,7 +8,7 @@ import ase
 import numpy as np
 
 from nvdyn_ase.atoms import Result
-from nvdyn_ase.calculators import model_for
+from nvdyn_ase.calculators import CalculatorModel, model_for
 from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.atoms_list import AtomsList
@@ -107,6 +107,8 @@ class EngineFacade(_Behind):
             super().__init__(systems[0], **files, **options)
         self.atoms = list(systems) if several else systems[0]
         made = self._make_engine(model)
+        if model.model_card.supports_stress and not isinstance(model, CalculatorModel):
+            made.outputs = frozenset({"stress"})  # whoever looks at results expects it, as in ASE
         for hook in self._hooks:
             made.register_hook(hook())
         self._driver = AtomsDriver(systems, made)

@@ -22,8 +22,8 @@ def ase_modules() -> list[ModuleType]:
     """Import and return every module below ``ase.optimize`` and ``ase.md``."""
     modules = [ase.optimize, ase.md]
     for package in (ase.optimize, ase.md):
-        for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            modules.append(importlib.import_module(info.name))
+        names = pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+        modules.extend(importlib.import_module(info.name) for info in names)
     return modules
 
 

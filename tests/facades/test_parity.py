@@ -1,0 +1,124 @@
+"""Step for step what ASE does, with the same number of force calls."""
+
+import ase.md
+import ase.optimize
+import numpy as np
+import pytest
+from ase import units
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+
+from nvdyn_ase.md import VelocityVerlet
+from nvdyn_ase.optimize import FIRE
+from tests.systems import ARGON, argon, copper_slab, mixed, with_velocities
+
+
+class CountingLJ(LennardJones):
+    calls = 0
+
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        super().calculate(*args, **kwargs)
+
+
+class CountingEMT(EMT):
+    calls = 0
+
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        super().calculate(*args, **kwargs)
+
+
+def argon_cells():
+    return [argon(seed, rattle=0.05 + 0.03 * seed) for seed in range(4)], lambda: CountingLJ(
+        **ARGON
+    )
+
+
+def slabs():
+    return [copper_slab(seed, "O" if seed else None) for seed in range(3)], CountingEMT
+
+
+def zoo():
+    return mixed(7), CountingEMT
+
+
+SETS = pytest.mark.parametrize("make", [argon_cells, slabs, zoo])
+PLAIN = {CountingLJ: lambda: LennardJones(**ARGON), CountingEMT: EMT}
+
+METHODS = {
+    "FIRE": (ase.optimize.FIRE, FIRE, {"logfile": None}),
+    "FIRE, downhill_check": (
+        *(ase.optimize.FIRE, FIRE),
+        {"logfile": None, "downhill_check": True, "dtmax": 3.0, "maxstep": 0.5},
+    ),
+    "VelocityVerlet": (ase.md.VelocityVerlet, VelocityVerlet, {"timestep": units.fs}),
+}
+
+
+def trajectory(dynamics, atoms_list, steps):
+    frames = []
+
+    def note():
+        frames.append([atoms.positions.copy() for atoms in atoms_list])
+
+    dynamics.attach(note)
+    if isinstance(dynamics, ase.md.md.MolecularDynamics):
+        dynamics.run(steps)
+    else:
+        dynamics.run(fmax=0, steps=steps)
+    return frames
+
+
+@SETS
+@pytest.mark.parametrize("method", METHODS)
+def test_every_step_is_ases(make, method):
+    theirs, ours, options = METHODS[method]
+    (structures, counting), (batch, _) = make(), make()
+    for seed, (one, other) in enumerate(zip(structures, batch, strict=True)):
+        for atoms in (one, other):
+            with_velocities(atoms, seed)
+        one.calc = counting()
+        other.calc = PLAIN[type(one.calc)]()
+    dynamics = ours(batch, **options)
+    frames = trajectory(dynamics, batch, 60)
+    assert len(frames) == 61
+    for index, atoms in enumerate(structures):
+        expected = trajectory(theirs(atoms, **options), [atoms], 60)
+        for step in range(61):
+            error = np.abs(frames[step][index] - expected[step][0]).max()
+            assert error < 1e-10, (index, step, error)
+        result = dynamics.results[index]
+        if "downhill_check" not in options:
+            assert result.evaluations == atoms.calc.calls == 61
+        np.testing.assert_allclose(batch[index].get_momenta(), atoms.get_momenta(), atol=1e-10)
+        assert result.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+
+
+@SETS
+def test_the_same_converged_step(make):
+    (structures, counting), (batch, _) = make(), make()
+    for one, other in zip(structures, batch, strict=True):
+        one.calc = counting()
+        other.calc = PLAIN[type(one.calc)]()
+    optimizer = FIRE(batch, logfile=None)
+    assert optimizer.run(fmax=0.05, steps=400) is True
+    for atoms, result in zip(structures, optimizer.results, strict=True):
+        reference = ase.optimize.FIRE(atoms, logfile=None)
+        assert reference.run(fmax=0.05, steps=400)
+        assert result.converged
+        assert result.steps == reference.nsteps
+        assert result.evaluations == atoms.calc.calls
+        assert result.fmax < 0.05
+        np.testing.assert_allclose(result.atoms.positions, atoms.positions, atol=1e-10)
+        np.testing.assert_allclose(result.atoms.get_forces(), atoms.get_forces(), atol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_atoms_by_the_engine_is_one_atoms_by_ase(method):
+    theirs, ours, options = METHODS[method]
+    one, other = with_velocities(copper_slab(1), 0), with_velocities(copper_slab(1), 0)
+    one.calc, other.calc = EMT(), EMT()
+    frames = trajectory(ours(other, engine=True, **options), [other], 30)
+    expected = trajectory(theirs(one, **options), [one], 30)
+    np.testing.assert_allclose(frames, expected, atol=1e-10)
