@@ -1,6 +1,5 @@
 """ASE's optimizers, for one Atoms or a list: the import is all that changes."""
 
 from nvdyn_ase.optimize.fire import FIRE
-from nvdyn_ase.optimize.optimize import RestartError
 
-__all__ = ["FIRE", "RestartError"]
+__all__ = ["FIRE"]
