@@ -196,6 +196,8 @@ class BaseDynamics:
     def register_hook(self, hook: Hook) -> None:
         """Register a hook; raise ValueError if its frequency is not an int of at least 1."""
         self._registry.add(hook)
+        if isinstance(hook, NeighborListHook):
+            self._neighbors = hook.neighbor_list
 
     def register_bookkeeping_key(self, key: str, init_fn: Callable[..., Tensor]) -> None:
         """Add a field ``(n, 1) = init_fn(n, device)`` to the state, for every system that comes.
@@ -246,11 +248,13 @@ class BaseDynamics:
         RuntimeError
             The model does not give a field that the method needs; the message names it.
         """
-        if self._neighbors is not None and not self._has_neighbor_hook():
+        failures: dict[int, str] = {}
+        if self._neighbors is not None:
             self._neighbors.update(batch)
+            failures = self._neighbors.failures
         with self.model.computing(self.outputs.union(self.__needs_keys__)):
             outputs = self.model(batch)
-        missing = [key for key in self.__needs_keys__ if key not in outputs and key not in batch]
+        missing = sorted(set(self.__needs_keys__) - outputs.keys())
         if missing:
             raise RuntimeError(
                 f"{type(self).__name__} needs {', '.join(missing)}, and "
@@ -259,21 +263,21 @@ class BaseDynamics:
         for key, values in outputs.items():
             batch[key] = values
         batch.evaluated = Evaluated.now(batch, self.model)
-        self._note_failures(batch, outputs)
+        if failures or outputs.failures:
+            self._note_failures(batch, outputs.failures | failures)
         return outputs
 
-    def _has_neighbor_hook(self) -> bool:
-        hooks = self._registry.by_stage[HookStageEnum.BEFORE_COMPUTE]
-        return any(isinstance(hook, NeighborListHook) for hook in hooks)
-
-    def _note_failures(self, batch: Batch, outputs: ModelOutputs) -> None:
-        if not outputs.failures:
-            return
-        for row, reason in outputs.failures.items():
-            batch.host[row] = {**batch.host[row], "failure": reason}
-        mask = torch.zeros(len(batch), dtype=torch.bool)
-        mask[list(outputs.failures)] = True
-        self.retire(batch, mask.to(batch.device), Outcome.ERROR)
+    def _note_failures(self, batch: Batch, failures: dict[int, str]) -> None:
+        """Retire systems that could not be evaluated, with the reason in their ``host``."""
+        finite = torch.isfinite(batch["positions"]).all(1).cpu().numpy()
+        broken = [not finite[slice(*batch.host_ptr[row : row + 2])].all() for row in failures]
+        for outcome in (Outcome.NAN, Outcome.ERROR):
+            mask = torch.zeros(len(batch), dtype=torch.bool)
+            for (row, reason), nan in zip(failures.items(), broken, strict=True):
+                if nan is (outcome is Outcome.NAN):
+                    mask[row] = True
+                    batch.host[row] = {"failure": reason, **batch.host[row]}
+            self.retire(batch, mask.to(batch.device), outcome)
 
     def _evaluate(self, batch: Batch) -> None:
         """Compute with its hooks; ``fmax`` is then current, with what hooks did to forces."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nvdyn_ase.data import Batch
+from nvdyn_ase.data import Batch, segment_max
 
 
 class Constraint(Protocol):
@@ -45,6 +45,11 @@ class BatchConstraints:
     ----------
     batch
         The batch; whether it has fixed atoms is looked up once, here.
+
+    Attributes
+    ----------
+    constrained
+        Whether the system of an atom has constraints, (V, 1); None if no system has.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -57,6 +62,15 @@ class BatchConstraints:
             for row, own in enumerate(batch.constraints)
             for constraint in own
         ]
+        self.constrained = self._constrained(batch) if self else None
+
+    def _constrained(self, batch: Batch) -> Bool[Tensor, "V 1"]:
+        systems = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        if self.fixed is not None:
+            systems |= segment_max(self.fixed.view(-1).double(), batch.ptr) > 0
+        for row, _, _ in self._hosted:
+            systems[row] = True
+        return systems.index_select(0, batch.batch).view(-1, 1)
 
     def __bool__(self) -> bool:
         """Whether anything is constrained."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,9 +44,10 @@ class NVE(BaseDynamics):
         old, masses = batch["positions"], batch["atomic_masses"].view(-1, 1)
         velocities = kick(batch["velocities"], constraints.forces(batch, md=True), masses, dt)
         positions = old + dt * velocities
-        if constraints:
+        if constraints.constrained is not None:
             positions = constraints.positions(batch, old, positions)
-            velocities = (positions - old) / dt
+            moved = (positions - old) / dt
+            velocities = torch.where(constraints.constrained, moved, velocities)
         batch["positions"], batch["velocities"] = positions, velocities
 
     def post_update(self, batch: Batch) -> None:
