@@ -1,5 +1,6 @@
 """The run-time check of jaxtyping annotations, and of nothing else."""
 
+import inspect
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -23,3 +24,14 @@ def _is_array(hint: Any) -> bool:
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return True
     return any(_is_array(part) for part in typing.get_args(hint))
+
+
+def unwrapping(compiler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a compiler that takes functions as they were before the import hook wrapped them."""
+
+    def compiling(*functions: Callable[..., Any], **options: Any) -> Any:
+        if functions:
+            return compiler(*map(inspect.unwrap, functions), **options)
+        return lambda function: compiler(**options)(inspect.unwrap(function))
+
+    return compiling

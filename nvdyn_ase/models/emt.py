@@ -1,9 +1,11 @@
 """``EMT``: the effective medium potential of ASE, for a batch."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_max, segment_sum
@@ -55,8 +57,7 @@ class EMT(BaseModelMixin):
     def __init__(self, asap_cutoff: bool = False, *, skin: float = 1.0) -> None:
         self.asap_cutoff, self.skin = asap_cutoff, skin
         self._tables = make_tables(asap_cutoff)
-        self._on_devices: dict[torch.device, tuple[Tensor, ...]] = {}
-        self._known: tuple[Tensor, int, Tensor, Tensor] | None = None
+        self._latest: _Latest | None = None
         reach = float(self._tables.cutoff[:, 2].max())
         self.model_card = ModelCard(
             supports_stress=True,
@@ -123,7 +124,7 @@ class EMT(BaseModelMixin):
         energy = energy.view(-1, 1)
         values = {
             "energy": energy,
-            "free_energy": energy,
+            "free_energy": energy.clone(),  # a hook may add to the energy in place
             "atomic_energies": energies,
             "forces": forces,
             "stress": stress,
@@ -136,107 +137,124 @@ class EMT(BaseModelMixin):
     def forward_torch(self, batch: Batch) -> ModelOutputs:
         """Compute the same with torch operations, on any device; see :meth:`forward`."""
         pairs = pairs_of(batch, self.model_card.neighbor_config)
-        flat = pairs.flat()
+        flat, constants = pairs.flat(), self._constants(batch, pairs)
         positions, cell = batch["positions"].detach().double(), batch["cell"].detach().double()
-        element, row = self._elements(batch)
-        vectors = _vectors(flat, positions, cell)
-        near, terms, slopes = self._terms(pairs, vectors, element, row)
-        terms, slopes = (torch.where(near, t, 0.0) for t in (terms, slopes))
-
+        vectors = _vectors(flat, constants.shift, positions, cell)
+        terms, slopes = _terms(vectors, constants)
         sigma = _to_atoms(flat, terms[0], terms[1])
-        energies, slope = self._embed(sigma, element, row[batch.batch])
-        nothing = (positions - positions).sum(1) + (cell - cell).sum((1, 2))[batch.batch]
-        energies = energies + _to_atoms(flat, terms[2], terms[2]) + nothing
-        energy = segment_sum(energies, batch.ptr)
+        energies, slope = _embed(sigma, constants.atom)
+        shared = 0.5 * (terms[2] + terms[3])
+        energies = energies + _to_atoms(flat, shared, shared) + (positions - positions).sum(1)
+        energy = segment_sum(energies, batch.ptr) + (cell - cell).sum((1, 2))
 
-        pulls = slope[flat.i] * slopes[0] + slope[flat.j] * slopes[1] + slopes[2]
+        pulls = slope[flat.i] * slopes[0] + slope[flat.j] * slopes[1] + slopes[2] + slopes[3]
         pulls = pulls[:, None] * vectors
         zero = (energy - energy)[batch.batch, None]
         forces = _to_atoms(flat, pulls, -pulls) + zero
         stress = torch.zeros_like(cell)
         if "stress" in self.model_config.outputs:
-            virial = (pulls[:, :, None] * vectors[:, None]).view(-1, 9)
-            virial = segment_sum(segment_sum(virial, flat.ptr) + zero, batch.ptr).view(-1, 3, 3)
-            volume = (cell[:, 0] * torch.linalg.cross(cell[:, 1], cell[:, 2])).sum(1).abs()
-            volume = volume[:, None, None]
-            stress = torch.where(volume == 0, 0.0, virial / volume)
+            virial = segment_sum((pulls[:, :, None] * vectors[:, None]).view(-1, 9), flat.ptr)
+            stress = _per_volume(segment_sum(virial + zero, batch.ptr).view(-1, 3, 3), cell)
         return self._outputs(batch, energies, forces, energy, stress)
 
-    def _tables_on(self, device: torch.device) -> tuple[Tensor, ...]:
-        if device not in self._on_devices:
-            tables = tuple(torch.as_tensor(table).to(device) for table in self._tables)
-            self._on_devices[device] = tables
-        return self._on_devices[device]
+    def _constants(self, batch: Batch, pairs: Pairs | DevicePairs) -> "_Constants":
+        """Return what depends on pairs and elements alone, made anew when either changes.
 
-    def _elements(self, batch: Batch) -> tuple[Int[Tensor, " V"], Int[Tensor, " B"]]:
-        """Return the row in the tables of each atom's element and of each system's largest.
-
-        That all are known is asked once for each composition, as it waits for the device.
+        That all elements are known is asked only then, as it waits for the device.
         """
-        numbers = batch["atomic_numbers"]
-        known = self._known
-        if known is not None and known[0] is numbers and known[1] == numbers._version:
-            return known[2], known[3]
-        rows = self._tables_on(batch.device)[0]
-        element = rows[numbers.clamp(0, len(rows) - 1)]
-        unknown = (element < 0) | (numbers < 0) | (numbers >= len(rows))
+        flat, numbers = pairs.flat(), batch["atomic_numbers"]
+        latest = self._latest
+        if latest is not None and latest.holds(flat, numbers):
+            return latest.constants
+        tables = [torch.as_tensor(table).to(batch.device) for table in self._tables]
+        row, rate, pair, atom, cutoff = tables
+        element = row[numbers.clamp(0, len(row) - 1)]
+        unknown = (element < 0) | (numbers < 0) | (numbers >= len(row))
         if bool(unknown.any()):
             raise self._refusal(batch, int(unknown.nonzero()[0, 0]))
-        row = segment_max(element.double(), batch.ptr).clamp(min=0.0).long()
-        self._known = numbers, numbers._version, element, row
-        return element, row
-
-    def _terms(
-        self,
-        pairs: Pairs | DevicePairs,
-        vectors: Float[Tensor, "E 3"],
-        element: Int[Tensor, " V"],
-        row: Int[Tensor, " B"],
-    ) -> tuple[Bool[Tensor, " E"], Float[Tensor, "3 E"], Float[Tensor, "3 E"]]:
-        """Compute all that depends on one pair alone.
-
-        Returns
-        -------
-        near
-            Which pairs count.
-        terms
-            In sigma1 of i and of j, and half of the pair energy, eV.
-        slopes
-            Derivatives by the distance, over the distance, of the same; of the whole pair energy.
-        """
-        flat = pairs.flat()
-        _, rate, pair, _, cutoff = self._tables_on(vectors.device)
-        own, other, system = element[flat.i], element[flat.j], row[flat.system]
-        middle, fall, limit = cutoff[system].unbind(1)
-        x, y, z = vectors.unbind(1)
-        r = (x * x + y * y + z * z).sqrt()
-        near = ~(r >= limit)
+        largest = segment_max(element.double(), batch.ptr).clamp(min=0.0).long()
+        own, other, system = element[flat.i], element[flat.j], largest[flat.system]
+        factor = pair[system, own, other]
         if not pairs.half:
-            near = near & ~_backward(flat)
+            factor = torch.where(_backward(flat)[:, None], 0.0, factor)
         rates = torch.stack([rate[other, 0], rate[own, 0], rate[other, 1], rate[own, 1]])
-        weight = 1.0 / (1.0 + torch.exp(fall * (r - middle)))
-        terms = pair[system, own, other].T * weight * torch.exp(-rates * r)
-        slopes = terms * (fall * (weight - 1.0) - rates) / r
-        energy, energy_slope = 0.5 * (terms[2] + terms[3]), slopes[2] + slopes[3]
-        return (
-            near,
-            torch.stack([terms[0], terms[1], energy]),
-            torch.stack([slopes[0], slopes[1], energy_slope]),
-        )
+        atoms = atom[largest[batch.batch], element].T.contiguous()
+        cut = cutoff[system].T.contiguous()
+        made = _Constants(flat.shift.double(), factor.T.contiguous(), -rates, cut, atoms)
+        self._latest = _Latest(flat, numbers, numbers._version, made)
+        return made
 
-    def _embed(
-        self, sigma: Float[Tensor, " V"], element: Int[Tensor, " V"], row: Int[Tensor, " V"]
-    ) -> tuple[Float[Tensor, " V"], Float[Tensor, " V"]]:
-        """Return the energy that each atom has from sigma1, and the derivative by sigma1."""
-        table = self._tables_on(sigma.device)[3]
-        e0, lamda, kappa, six_v0, scale, length = table[row, element].unbind(1)
-        s = -torch.log(sigma * scale) * length
-        cohesion = e0 * torch.exp(-lamda * s)
-        repulsion = six_v0 * torch.exp(-kappa * s)
-        energies = cohesion * (1.0 + lamda * s) + repulsion
-        slope = (cohesion * lamda * lamda * s + kappa * repulsion) * length / sigma
-        alone = sigma == 0
-        return torch.where(alone, 0.0, energies) - e0, torch.where(alone, 0.0, slope)
+
+class _Constants(NamedTuple):
+    """What does not depend on the geometry; one column for each pair or atom.
+
+    Parameters
+    ----------
+    shift
+        Multiples of the cell vectors.
+    factor, decay
+        Of the terms in sigma1 of i and of j and of both in the pair energy, eV, with the negative
+        rates, 1/Å. Factors are zero for a pair that is there the other way round.
+    cut
+        Middle, slope and end of the cutoff function.
+    atom
+        Columns of ``Tables.atom``.
+    """
+
+    shift: Float[Tensor, "E 3"]
+    factor: Float[Tensor, "4 E"]
+    decay: Float[Tensor, "4 E"]
+    cut: Float[Tensor, "3 E"]
+    atom: Float[Tensor, "6 V"]
+
+
+class _Latest(NamedTuple):
+    """Constants, and the very pairs and atomic numbers that they were made for."""
+
+    flat: FlatPairs
+    numbers: Tensor
+    version: int
+    constants: _Constants
+
+    def holds(self, flat: FlatPairs, numbers: Tensor) -> bool:
+        """Say whether they are those of these pairs and numbers."""
+        same = self.flat is flat and self.numbers is numbers
+        return same and self.version == numbers._version
+
+
+def _terms(
+    vectors: Float[Tensor, "E 3"], constants: _Constants
+) -> tuple[Float[Tensor, "4 E"], Float[Tensor, "4 E"]]:
+    """Return the terms of each pair, and their derivatives by the distance over the distance."""
+    middle, fall, limit = constants.cut
+    x, y, z = vectors.unbind(1)
+    r = (x * x + y * y + z * z).sqrt()
+    weight = torch.sigmoid(fall * (middle - r))
+    terms = constants.factor * torch.exp(constants.decay * r) * weight
+    terms = torch.where(r >= limit, 0.0, terms)
+    return terms, terms * (fall * (weight - 1.0) + constants.decay) / r
+
+
+def _embed(
+    sigma: Float[Tensor, " V"], atom: Float[Tensor, "6 V"]
+) -> tuple[Float[Tensor, " V"], Float[Tensor, " V"]]:
+    """Return the energy that each atom has from sigma1, and the derivative by sigma1."""
+    e0, lamda, kappa, six_v0, scale, length = atom
+    s = -torch.log(sigma * scale) * length
+    cohesion = e0 * torch.exp(-lamda * s)
+    repulsion = six_v0 * torch.exp(-kappa * s)
+    energies = cohesion * (1.0 + lamda * s) + repulsion
+    slope = (cohesion * lamda * lamda * s + kappa * repulsion) * length / sigma
+    alone = sigma == 0
+    return torch.where(alone, 0.0, energies) - e0, torch.where(alone, 0.0, slope)
+
+
+def _per_volume(
+    virial: Float[Tensor, "B 3 3"], cell: Float[Tensor, "B 3 3"]
+) -> Float[Tensor, "B 3 3"]:
+    """Return stresses, eV/Å³; zero without a volume."""
+    volume = (cell[:, 0] * torch.linalg.cross(cell[:, 1], cell[:, 2])).sum(1).abs()
+    return torch.where(volume == 0, 0.0, virial.permute(1, 2, 0) / volume).permute(2, 0, 1)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -246,10 +264,13 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _vectors(
-    flat: FlatPairs, positions: Float[Tensor, "V 3"], cell: Float[Tensor, "B 3 3"]
+    flat: FlatPairs,
+    s: Float[Tensor, "E 3"],
+    positions: Float[Tensor, "V 3"],
+    cell: Float[Tensor, "B 3 3"],
 ) -> Float[Tensor, "E 3"]:
-    """Return the vectors of pairs, Å."""
-    s, h = flat.shift.double(), cell[flat.system]
+    """Return the vectors of pairs, Å; s are their shifts."""
+    h = cell[flat.system]
     image = s[:, 0:1] * h[:, 0] + s[:, 1:2] * h[:, 1] + s[:, 2:3] * h[:, 2]
     return positions[flat.j] - positions[flat.i] + image
 

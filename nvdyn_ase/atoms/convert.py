@@ -1,0 +1,266 @@
+"""``ase.Atoms`` to systems and batches, and back, with nothing lost."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ase
+import numpy as np
+import torch
+from ase.data import atomic_masses
+from pydantic import ValidationError
+from torch import Tensor
+
+from nvdyn_ase.atoms.checking import suspects
+from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
+from nvdyn_ase.atoms.momenta import to_velocities
+from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin, declared_name, field_key, fits_tensor
+from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level, StructureError
+from nvdyn_ase.data.fields import Fill
+
+
+class Reading(NamedTuple):
+    """What was read from one Atoms: arrays as they stand there, neither copied nor checked."""
+
+    declared: dict[str, np.ndarray]
+    own: dict[str, np.ndarray]
+    host: dict[str, Any]
+    constraints: tuple[Any, ...]
+
+
+def read(atoms: ase.Atoms, copy_constraints: bool = True) -> Reading:
+    """Sort what an Atoms holds into declared fields, fields of its own, and the host's part.
+
+    Raises
+    ------
+    ValueError
+        It is no Atoms or has no atoms, an array has another length, or constraints that cannot be.
+    """
+    if not isinstance(atoms, ase.Atoms):
+        raise ValueError(f"an ase.Atoms is needed, not {type(atoms).__name__}")
+    if not len(atoms):
+        raise ValueError("the structure has no atoms")
+    declared: dict[str, np.ndarray] = {"cell": atoms.cell.array, "pbc": atoms.pbc}
+    own: dict[str, np.ndarray] = {}
+    fields: dict[str, tuple[str, np.dtype[Any]]] = {}
+    host_arrays: dict[str, np.ndarray] = {}
+    momenta = None
+    for name, array in atoms.arrays.items():
+        if not isinstance(array, np.ndarray) or array.shape[:1] != (len(atoms),):
+            raise ValueError(
+                f"{name!r} is no array or has shape {np.shape(array)}; it needs a row for each "
+                f"of the {len(atoms)} atoms"
+            )
+        key = declared_name(name, array)
+        if key == "velocities":
+            momenta = array.copy()
+            array = to_velocities(momenta, atoms.get_masses())
+        if key is not None:
+            declared[key] = array
+        elif fits_tensor(array):
+            key = field_key(name, array.shape[1:], array.dtype)
+            own[key] = array
+        else:
+            host_arrays[name] = array.copy()
+            continue
+        fields[name] = (key, atoms.arrays[name].dtype)
+    hosted, kept = _sorted_constraints(atoms, declared, copy_constraints)
+    displacement = atoms.get_celldisp()
+    celldisp = displacement if displacement.any() or displacement.shape != (3, 1) else None
+    origin = Origin(tuple(atoms.arrays), fields, host_arrays, momenta, celldisp, kept)
+    return Reading(declared, own, {INFO: dict(atoms.info), ORIGIN: origin}, hosted)
+
+
+def _sorted_constraints(
+    atoms: ase.Atoms, declared: dict[str, np.ndarray], copy_constraints: bool
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return constraints for the engine, and those that are a field, to be given back."""
+    if not atoms.constraints:
+        return (), ()
+    fixed = fixed_mask(atoms.constraints, len(atoms))
+    if fixed is None:
+        return (HostConstraint(atoms, copy_constraints),), ()
+    declared["fixed"] = fixed
+    return (), tuple(copied(atoms.constraints) if copy_constraints else atoms.constraints)
+
+
+def from_atoms(
+    atoms: ase.Atoms,
+    *,
+    index: int | None = None,
+    dtype: torch.dtype = torch.float64,
+    copy_constraints: bool = True,
+) -> AtomicData:
+    """Convert an ``ase.Atoms`` to a system; :func:`to_atoms` gives it back as it was.
+
+    Numeric arrays with a row per atom become node fields under the name that
+    :func:`nvdyn_ase.atoms.field_key` gives; ``info`` and arrays of other types stay on the host.
+    Momenta become velocities. If all constraints are ``FixAtoms`` they become the field ``fixed``;
+    otherwise all ride along in ``constraints`` as one :class:`HostConstraint`.
+
+    Parameters
+    ----------
+    atoms
+        The structure; nothing of it is shared or changed. ``info`` is copied as ASE does, one level
+        deep.
+    index
+        Its position in the user's input: the ``system_id``, and named in errors.
+    dtype
+        Type of the declared floating fields.
+    copy_constraints
+        Let the engine work on copies of the constraints. Without, it calls the user's own objects,
+        which keep what they learn, as in ASE.
+
+    Raises
+    ------
+    StructureError
+        No atoms, positions that are not finite, a cell that is singular along its periodic
+        directions, an atomic number that does not exist, a constraint on an atom that is not there.
+    """
+    try:
+        found = read(atoms, copy_constraints)
+        fields: dict[str, Any] = {}
+        for key, array in found.declared.items():
+            fields[key] = as_tensor(array, FIELDS[key].dtype or dtype)
+        if index is not None:
+            fields["system_id"] = index
+        data = AtomicData(**fields, constraints=found.constraints, host=found.host)
+        for key, array in found.own.items():
+            data.add_node_property(key, as_tensor(array), default=0)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise StructureError(index, problem) from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise StructureError(index, str(error)) from error
+    return data
+
+
+def as_tensor(array: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a copy of an array; integers and complex numbers of any width in the widest."""
+    wide = {"i": np.int64, "u": np.int64, "c": np.complex128}.get(array.dtype.kind)
+    native = array.astype(wide or array.dtype.newbyteorder("="), order="C", copy=True)
+    return torch.from_numpy(native).to(dtype)
+
+
+def batch_from_atoms(
+    structures: Sequence[ase.Atoms],
+    *,
+    indices: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    copy_constraints: bool = True,
+) -> Batch:
+    """Convert many ``ase.Atoms`` to a batch, fast: the same as joining :func:`from_atoms` of each.
+
+    Parameters
+    ----------
+    structures
+        The structures.
+    indices
+        Their positions in the user's input: the ``system_id``, and named in errors; 0, 1, 2, ... by
+        default.
+    dtype, copy_constraints
+        See :func:`from_atoms`.
+    device
+        Where to put the batch.
+
+    Raises
+    ------
+    StructureError
+        The first structure that cannot be used; see :func:`from_atoms` and :func:`partition`.
+    ValueError
+        No structures.
+    """
+    structures = list(structures)
+    ids = list(range(len(structures))) if indices is None else [int(i) for i in indices]
+    if len(ids) != len(structures):
+        raise ValueError(f"{len(ids)} indices for {len(structures)} structures")
+    if not structures:
+        raise ValueError("a batch needs at least one structure; the list is empty")
+    for row in suspects(structures):
+        from_atoms(structures[row], index=ids[row])  # raises, if there is something wrong with it
+    readings = []
+    for index, atoms in zip(ids, structures, strict=True):
+        try:
+            readings.append(read(atoms, copy_constraints))
+        except (ValueError, TypeError, IndexError) as problem:
+            raise StructureError(index, str(problem)) from problem
+    sizes = [len(atoms) for atoms in structures]
+    fields = _declared_columns(readings, sizes, dtype)
+    fields["system_id"] = (Level.SYSTEM, torch.tensor(ids).view(-1, 1))
+    defaults: dict[str, Fill] = {}
+    for key in dict.fromkeys(key for reading in readings for key in reading.own):
+        fields[key] = (Level.NODE, _own_column(key, readings, sizes))
+        defaults[key] = 0
+    constraints = [reading.constraints for reading in readings]
+    host = [reading.host for reading in readings]
+    batch = Batch(fields, sizes, None, constraints, host, "cpu", defaults)
+    return batch if torch.device(device).type == "cpu" else batch.to(device)
+
+
+def _declared_columns(
+    readings: list[Reading], sizes: list[int], dtype: torch.dtype
+) -> dict[str, tuple[Level, Tensor]]:
+    columns = {}
+    keys = [key for reading in readings for key in reading.declared]
+    for key in dict.fromkeys([*keys, "velocities", "atomic_masses"]):
+        found = (reading.declared.get(key) for reading in readings)
+        pieces = [
+            absent(key, readings[row].declared["atomic_numbers"]) if piece is None else piece
+            for row, piece in enumerate(found)
+        ]
+        join = np.concatenate if FIELDS[key].level is Level.NODE else np.stack
+        whole = join(pieces)
+        whole = whole.astype(whole.dtype.newbyteorder("="), copy=False)
+        tensor = torch.from_numpy(whole).to(FIELDS[key].dtype or dtype)
+        columns[key] = (FIELDS[key].level, tensor)
+    return columns
+
+
+def absent(key: str, numbers: np.ndarray) -> np.ndarray:
+    """Return the rows of a declared node field for a structure that does not have its array."""
+    if key == "atomic_masses":
+        return atomic_masses[numbers]
+    return np.zeros((len(numbers), *FIELDS[key].shape))
+
+
+def _own_column(key: str, readings: list[Reading], sizes: list[int]) -> Tensor:
+    tensors = [as_tensor(r.own[key]) if key in r.own else None for r in readings]
+    like = next(tensor for tensor in tensors if tensor is not None)
+    return torch.cat(
+        [
+            like.new_zeros((size, *like.shape[1:])) if tensor is None else tensor
+            for tensor, size in zip(tensors, sizes, strict=True)
+        ]
+    )
+
+
+def validate(atoms: Any, index: int | None = None) -> StructureError | None:
+    """Return what is wrong with a structure, or None; see :func:`from_atoms`."""
+    try:
+        from_atoms(atoms, index=index)
+    except StructureError as error:
+        return error
+    return None
+
+
+def partition(
+    structures: Sequence[Any], indices: Sequence[int] | None = None
+) -> tuple[list[int], list[StructureError]]:
+    """Tell usable structures from others.
+
+    Parameters
+    ----------
+    structures
+        Anything; what is not an ``ase.Atoms`` is among the others.
+    indices
+        Positions in the user's input, for the errors; 0, 1, 2, ... by default.
+
+    Returns
+    -------
+    tuple
+        Rows of the structures that :func:`batch_from_atoms` takes, and one error for each other.
+    """
+    ids = range(len(structures)) if indices is None else indices
+    errors = {row: validate(structures[row], ids[row]) for row in suspects(structures)}
+    found = [error for error in errors.values() if error is not None]
+    return [row for row in range(len(structures)) if errors.get(row) is None], found

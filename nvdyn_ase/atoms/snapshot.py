@@ -1,0 +1,33 @@
+"""What an ``ase.Atoms`` was when results were computed for it."""
+
+import ase
+
+from nvdyn_ase.atoms.constraints import copied
+
+# What ASE's calculators compare, besides cell and pbc.
+_COMPARED = ("positions", "numbers", "initial_charges", "initial_magmoms")
+
+
+def snapshot(atoms: ase.Atoms) -> ase.Atoms:
+    """Return a copy to compare with later, as ``Atoms.copy`` but faster where atoms are held."""
+    if not atoms.constraints:
+        return atoms.copy()
+    twin = ase.Atoms(cell=atoms.cell, pbc=atoms.pbc, info=atoms.info, celldisp=atoms.get_celldisp())
+    twin.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
+    twin.set_constraint(copied(atoms.constraints))
+    return twin
+
+
+def is_same(held: ase.Atoms | None, atoms: ase.Atoms) -> bool:
+    """Say whether two Atoms are equal, bit for bit, in all that results depend on."""
+    if held is None:
+        return False
+    for name in _COMPARED:
+        before, now = held.arrays.get(name), atoms.arrays.get(name)
+        if before is None or now is None:
+            if before is not now:
+                return False
+        elif before.shape != now.shape or not (before == now).all():
+            return False
+    same_cell = (held.cell.array == atoms.cell.array).all()
+    return bool(same_cell and (held.pbc == atoms.pbc).all())

@@ -1,0 +1,7 @@
+"""ASE calculators as models, and the model that a list of Atoms asks for."""
+
+from nvdyn_ase.calculators.calculator_model import CalculatorModel
+from nvdyn_ase.calculators.choosing import NoCalculatorError, model_for
+from nvdyn_ase.calculators.elements import unsupported
+
+__all__ = ["CalculatorModel", "NoCalculatorError", "model_for", "unsupported"]

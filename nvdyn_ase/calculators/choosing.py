@@ -1,0 +1,116 @@
+"""The model for a list of Atoms: the one that is given, or what their calculators stand for."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import ase
+from ase.calculators.calculator import equal
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+from ase.calculators.mixing import LinearCombinationCalculator
+from ase.calculators.morse import MorsePotential
+from ase.calculators.singlepoint import SinglePointCalculator
+from loguru import logger
+
+from nvdyn_ase.atoms.filling import is_customised
+from nvdyn_ase.atoms.proxy import unwrapped
+from nvdyn_ase.calculators.calculator_model import CalculatorModel
+from nvdyn_ase.calculators.elements import unsupported
+from nvdyn_ase.data import StructureError
+from nvdyn_ase.models.base import BaseModelMixin
+from nvdyn_ase.models.registry import as_model, batched_equal
+
+# Classes of which two objects give the same numbers if their ``parameters`` are equal.
+_PARAMETRIC = (EMT, LennardJones, MorsePotential)
+
+
+class NoCalculatorError(StructureError, RuntimeError):
+    """A structure has no calculator that computes, and no model was given.
+
+    It is a ``RuntimeError`` because ASE raises one for an Atoms without a calculator.
+    """
+
+
+def model_for(systems: Sequence[ase.Atoms], model: Any = None) -> BaseModelMixin:
+    """Return the model that is to move some structures.
+
+    Parameters
+    ----------
+    systems
+        The structures; the number of the place in the list is the ``system_id``.
+    model
+        What :func:`nvdyn_ase.models.as_model` takes, for all of them. By default it is taken from
+        their calculators: if all share one, or have equal ones of ASE's, and a batched equal of it
+        exists, that; otherwise they are called system by system, which is said in the log once.
+
+    Raises
+    ------
+    NoCalculatorError
+        A structure has no calculator, or one that only stores results.
+    StructureError
+        A structure has an element that the model does not know.
+    """
+    if model is not None:
+        chosen = as_model(model)
+    else:
+        chosen = _from_calculators([_calculator(i, atoms) for i, atoms in enumerate(systems)])
+    for error in unsupported(systems, chosen):
+        raise error
+    return chosen
+
+
+def _calculator(index: int, atoms: ase.Atoms) -> Any:
+    calculator = atoms.calc
+    if calculator is None:
+        raise NoCalculatorError(
+            index, "it has no calculator; give it one (atoms.calc = ...), or all a model="
+        )
+    if isinstance(calculator, SinglePointCalculator):
+        raise NoCalculatorError(
+            index,
+            "its calculator only stores results, as those of structures read from a file do; give "
+            "it one that computes (atoms.calc = ...), or all a model=",
+        )
+    return calculator
+
+
+def _from_calculators(calculators: list[Any]) -> BaseModelMixin:
+    inner = [unwrapped(calculator) for calculator in calculators]
+    first = inner[0]
+    if all(_interchangeable(first, other) for other in inner):
+        batched = batched_equal(first)
+        if batched is not None:
+            return batched
+    if len(calculators) > 1:
+        _say_once(", ".join(dict.fromkeys(type(calculator).__name__ for calculator in inner)))
+    return CalculatorModel(calculators)
+
+
+def _interchangeable(a: Any, b: Any) -> bool:
+    """Say whether two calculators give the same numbers for the same structure, for all we know.
+
+    A calculator may hold anything, such as the weights of a network: of two objects it can be said
+    for a few of ASE's classes only.
+    """
+    if a is b:
+        return True
+    if type(a) is not type(b) or is_customised(a) or is_customised(b):
+        return False
+    if type(a) in _PARAMETRIC:
+        return equal(dict(a.parameters), dict(b.parameters))
+    if isinstance(a, LinearCombinationCalculator) and type(a).__module__.startswith("ase."):
+        parts = list(zip(a.mixer.calcs, b.mixer.calcs, strict=False))
+        same_number = len(a.mixer.calcs) == len(b.mixer.calcs)
+        same_weights = same_number and equal(a.mixer.weights, b.mixer.weights)
+        return same_weights and all(_interchangeable(one, other) for one, other in parts)
+    return False
+
+
+@cache
+def _say_once(names: str) -> None:
+    logger.info(
+        "Structures are evaluated one by one, by their own calculators ({}). All at once is "
+        "faster: give them all one calculator that has a batched equal, or a model=.",
+        names,
+    )
