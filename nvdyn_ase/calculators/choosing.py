@@ -78,7 +78,7 @@ def _calculator(index: int, atoms: ase.Atoms) -> Any:
 def _from_calculators(calculators: list[Any]) -> BaseModelMixin:
     inner = [unwrapped(calculator) for calculator in calculators]
     first = inner[0]
-    if all(_interchangeable(first, other) for other in inner):
+    if all(interchangeable(first, other) for other in inner):
         batched = batched_equal(first)
         if batched is not None:
             return batched
@@ -87,7 +87,7 @@ def _from_calculators(calculators: list[Any]) -> BaseModelMixin:
     return CalculatorModel(calculators)
 
 
-def _interchangeable(a: Any, b: Any) -> bool:
+def interchangeable(a: Any, b: Any) -> bool:
     """Say whether two calculators give the same numbers for the same structure, for all we know.
 
     A calculator may hold anything, such as the weights of a network: of two objects it can be said
@@ -103,7 +103,7 @@ def _interchangeable(a: Any, b: Any) -> bool:
         parts = list(zip(a.mixer.calcs, b.mixer.calcs, strict=False))
         same_number = len(a.mixer.calcs) == len(b.mixer.calcs)
         same_weights = same_number and equal(a.mixer.weights, b.mixer.weights)
-        return same_weights and all(_interchangeable(one, other) for one, other in parts)
+        return same_weights and all(interchangeable(one, other) for one, other in parts)
     return False
 
 

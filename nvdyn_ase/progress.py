@@ -1,0 +1,155 @@
+"""What people see of a stream of results: a bar while it runs, a table at the end."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from nvdyn_ase.atoms import Result
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics import BaseDynamics, HookStageEnum
+
+
+class Bar:
+    """A progress bar over a stream of structures; a hook of the engine, to move within a batch.
+
+    Parameters
+    ----------
+    structures
+        The stream; the bar has an end if it has a length.
+    progress
+        True: shown if a person can see it, in a terminal or a notebook; ``"always"``; or False.
+
+    Raises
+    ------
+    ValueError
+        ``progress`` is something else.
+    """
+
+    stage = HookStageEnum.AFTER_STEP
+    frequency = 10
+
+    def __init__(self, structures: Iterable[Any], progress: bool | str) -> None:
+        if progress not in (True, False, "always"):
+            raise ValueError(f'progress must be True, False or "always", not {progress!r}')
+        self._shown = progress == "always" or (progress and _somebody_looks())
+        self._total = len(structures) if isinstance(structures, Sized) else None
+        self._bar: Any = None
+        self._done = self._failed = self._size = 0
+
+    def __enter__(self) -> None:
+        """Show the bar."""
+        if self._shown:
+            self._bar = tqdm(total=self._total, unit=" structures", file=sys.stderr)
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def watch(self, engine: BaseDynamics | None, size: int) -> None:
+        """Follow an engine that starts with so many structures."""
+        self._size = size
+        if self._bar is not None and engine is not None:
+            engine.register_hook(self)
+
+    def __call__(self, batch: Batch, dynamics: BaseDynamics) -> None:
+        """Count those that have left the engine's batch, without waiting for the device."""
+        self._bar.update(self._done + self._size - len(batch) - self._bar.n)
+
+    def count(self, results: Iterable[Result]) -> None:
+        """Count a batch that is done."""
+        for result in results:
+            self._done += 1
+            self._failed += result.outcome.failed
+        if self._bar is not None:
+            self._bar.set_postfix(failed=self._failed, refresh=False)
+            self._bar.update(self._done - self._bar.n)
+
+
+def _somebody_looks() -> bool:
+    notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+    return notebook or (sys.stderr is not None and sys.stderr.isatty())
+
+
+class Summary:
+    """Counts results as they come, and says at the end how it went.
+
+    Parameters
+    ----------
+    failures_shown
+        So many failures are remembered with their reason; the others are counted.
+
+    Attributes
+    ----------
+    converged, not_converged, failed
+        Structures that ended so.
+    steps, most_steps, evaluations
+        Of all together; of the slowest; of all together.
+    failures
+        Index, outcome and reason of the first that failed.
+    """
+
+    def __init__(self, failures_shown: int = 20) -> None:
+        self.converged = self.not_converged = self.failed = 0
+        self.steps = self.most_steps = self.evaluations = 0
+        self.failures: list[tuple[int, str, str]] = []
+        self._failures_shown = failures_shown
+        self._start = time.perf_counter()
+        self._seconds: float | None = None
+
+    def add(self, result: Result) -> Result:
+        """Count a result, and return it."""
+        self.steps += result.steps
+        self.most_steps = max(self.most_steps, result.steps)
+        self.evaluations += result.evaluations
+        if result.outcome.failed:
+            self.failed += 1
+            if len(self.failures) < self._failures_shown:
+                self.failures.append((result.index, result.outcome.name.lower(), result.reason))
+        elif result.converged:
+            self.converged += 1
+        else:
+            self.not_converged += 1
+        return result
+
+    def watch(self, results: Iterable[Result]) -> Iterator[Result]:
+        """Count results on their way through, and the time that they take."""
+        self._start = time.perf_counter()
+        try:
+            for result in results:
+                yield self.add(result)
+        finally:
+            self._seconds = self.seconds
+
+    @property
+    def total(self) -> int:
+        """Structures counted."""
+        return self.converged + self.not_converged + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start; it stands still once :meth:`watch` has ended."""
+        return time.perf_counter() - self._start if self._seconds is None else self._seconds
+
+    def __str__(self) -> str:
+        """Return the table."""
+        total, seconds = self.total, self.seconds
+        mean = self.steps / total if total else 0.0
+        lines = [
+            f"structures       {total:8d}",
+            f"  converged      {self.converged:8d}",
+            f"  not converged  {self.not_converged:8d}",
+            f"  failed         {self.failed:8d}",
+            f"steps            {self.steps:8d}   mean {mean:.1f}, most {self.most_steps}",
+            f"evaluations      {self.evaluations:8d}",
+            f"time             {seconds:8.1f} s   {total / max(seconds, 1e-9):.1f} structures/s",
+        ]
+        if self.failures:
+            lines += ["", "failed:"]
+            lines += [f"  {index:6d}  {kind}: {reason}" for index, kind, reason in self.failures]
+        if self.failed > len(self.failures):
+            lines.append(f"  ... and {self.failed - len(self.failures)} more")
+        return "\n".join(lines)
