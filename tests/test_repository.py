@@ -28,7 +28,7 @@ def imported(path):
 
 @pytest.mark.parametrize("package", ["data", "neighbors", "models", "dynamics"])
 def test_the_engine_knows_ases_units_and_tables_only(package):
-    doors = {"data/atomic_data.py": {"ase"}}  # for the type of from_atoms, which calls nvdyn_ase.atoms
+    doors = {"data/atomic_data.py": {"ase"}}  # a type: its from_atoms opens nvdyn_ase.atoms
     for path in (ROOT / "nvdyn_ase" / package).rglob("*.py"):
         allowed = doors.get(str(path.relative_to(ROOT / "nvdyn_ase")), set())
         for name in imported(path):

@@ -321,6 +321,10 @@ class BaseDynamics:
             self._constraints = BatchConstraints(batch)
         return self._constraints
 
+    def forget_constraints(self) -> None:
+        """Look the constraints of the batch up again, because somebody changed them."""
+        self._constraints = self._fmax_source = None
+
     def forces(self, batch: Batch) -> Float[Tensor, "V 3"]:
         """Return the forces with constraints applied, as an optimizer sees them, eV/Å."""
         return self.constraints(batch).forces(batch)

@@ -40,8 +40,8 @@ class NeighborConfig(BaseModel):
     half_list
         Each pair once instead of both ways.
     skin
-        Pairs up to ``cutoff + skin`` may be in the list, Å, so that it can be used again while atoms
-        move by less than half of it. The model must then leave out what is beyond its cutoff.
+        Pairs up to ``cutoff + skin`` may be in the list, Å, so that it can be used again while
+        atoms move by less than half of it. The model must then leave out what is beyond its cutoff.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -102,8 +102,8 @@ class ModelConfig(BaseModel):
 class BaseModelMixin:
     """Base of every batched model.
 
-    A subclass sets ``model_card`` and writes :meth:`forward`. A torch module takes this class beside
-    ``torch.nn.Module``, in this order: ``class MyModel(BaseModelMixin, torch.nn.Module)``.
+    A subclass sets ``model_card`` and writes :meth:`forward`. A torch module takes this class
+    beside ``torch.nn.Module``, in this order: ``class MyModel(BaseModelMixin, torch.nn.Module)``.
 
     Attributes
     ----------

@@ -142,7 +142,10 @@ class AtomsDriver:
         """Take up what the user did to the Atoms since they were last written."""
         if self._stale:
             return
-        if len(read_back(self.atoms, self.gather())):
+        changes = read_back(self.atoms, self.gather())
+        if changes.constraints:
+            self.engine.forget_constraints()
+        if len(changes):
             # The changes are in the batch of all systems: what was split off it is out of date.
             self._discard()
 

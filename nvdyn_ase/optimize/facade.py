@@ -9,6 +9,7 @@ import numpy as np
 
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.calculators import CalculatorModel, model_for
+from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.atoms_list import AtomsList
@@ -71,6 +72,8 @@ class EngineFacade(_Behind):
         The engine, or None where ASE's own code runs.
     """
 
+    atoms: Any
+    trajectory: Any
     _driver: AtomsDriver | None = None
     _in_run = False
     _single = True
@@ -101,6 +104,8 @@ class EngineFacade(_Behind):
             return
         self._single = not several
         model = model_for(systems, model)
+        if not several and isinstance(model, CalculatorModel):
+            model.raise_errors = True  # with one Atoms an error is the user's to see, as in ASE
         if several:
             super().__init__(AtomsList(systems), **options)
         else:
@@ -274,6 +279,12 @@ def systems_for_engine(
                 raise TypeError(
                     f"{name} takes a list of Atoms; item {index} is a {type(item).__name__}. "
                     f"Filters and the like are taken one at a time: {name}(item)"
+                )
+        seen: dict[int, int] = {}
+        for index, item in enumerate(atoms):
+            if seen.setdefault(id(item), index) != index:
+                raise StructureError(
+                    index, f"it is the same object as structure {seen[id(item)]}; give copies"
                 )
         return atoms
     always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.lj import LennardJones
+
+FOLDER = Path(__file__).parents[1] / "examples" / "benchmarks"
+
+
+def run(*arguments):
+    command = [sys.executable, FOLDER / "argon.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+SMALL = {
+    "--sizes": "2x32",
+    "--steps": "3",
+    "--repeats": "2",
+    "--equilibrate": "5",
+    "--relax": "2",
+    "--fmax": "0.1",
+}
+
+
+def test_the_benchmark_runs_on_this_engine_alone_and_names_what_is_missing():
+    small = [word for option in SMALL.items() for word in option]
+    done = run(*small, "--torchsim", "/no/such/python", "--nvalchemi", which("false"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    missing = [line for line in lines if "not installed" in line]
+    assert [line.split(":")[0] for line in missing] == [
+        "torch-sim",
+        "nvalchemi",
+        "nvalchemi, skin",
+        "ASE",
+    ]
+    assert "No such file" in missing[0]
+    assert "ended with status 1" in missing[1]
+    assert any(line.startswith("  nvdyn_ase") and line.endswith("agrees") for line in lines)
+    parts = next(line for line in lines if line.startswith("nvdyn_ase, CPU ms/step"))
+    assert all(part in parts for part in ("neighbours", "model", "engine"))
+    fire = [line.split() for line in lines if line.startswith("nvdyn_ase ")][-1]
+    assert fire[-1] == "2"
+
+
+def test_a_size_that_does_not_exist_is_refused():
+    done = run("--sizes", "2x33")
+    assert done.returncode == 2
+    assert "33 atoms" in done.stderr
+
+
+def test_the_sum_over_pairs_is_that_of_ase(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import argon_structures as argon
+
+    systems = argon.argon(2, 32, 60.0, 0.1, seed=3)
+    energy, pairs = argon.potential_energy(systems)
+    for row, positions in enumerate(systems.positions):
+        atoms = Atoms("Ar32", positions=positions, cell=[systems.edge] * 3, pbc=True)
+        atoms.calc = LennardJones(sigma=argon.SIGMA, epsilon=argon.EPSILON, rc=argon.CUTOFF)
+        expected = atoms.get_potential_energy() + pairs[row] * argon.ENERGY_AT_CUTOFF
+        np.testing.assert_allclose(energy[row], expected, rtol=0, atol=1e-12)
