@@ -13,7 +13,7 @@ from nvdyn_ase.dynamics import BaseDynamics, HookStageEnum
 
 
 class Bar:
-    """A progress bar over a stream of structures; a hook of the engine, to move within a batch.
+    """A progress bar over a stream of structures.
 
     Parameters
     ----------
@@ -28,16 +28,13 @@ class Bar:
         ``progress`` is something else.
     """
 
-    stage = HookStageEnum.AFTER_STEP
-    frequency = 10
-
     def __init__(self, structures: Iterable[Any], progress: bool | str) -> None:
         if progress not in (True, False, "always"):
             raise ValueError(f'progress must be True, False or "always", not {progress!r}')
         self._shown = progress == "always" or (progress and _somebody_looks())
         self._total = len(structures) if isinstance(structures, Sized) else None
         self._bar: Any = None
-        self._done = self._failed = self._size = 0
+        self._done = self._failed = 0
 
     def __enter__(self) -> None:
         """Show the bar."""
@@ -51,13 +48,12 @@ class Bar:
 
     def watch(self, engine: BaseDynamics | None, size: int) -> None:
         """Follow an engine that starts with so many structures."""
-        self._size = size
         if self._bar is not None and engine is not None:
-            engine.register_hook(self)
+            engine.register_hook(_WithinBatch(self, size))
 
-    def __call__(self, batch: Batch, dynamics: BaseDynamics) -> None:
-        """Count those that have left the engine's batch, without waiting for the device."""
-        self._bar.update(self._done + self._size - len(batch) - self._bar.n)
+    def show(self, more: int) -> None:
+        """Show so many structures beyond those of the batches that are done."""
+        self._bar.update(self._done + more - self._bar.n)
 
     def count(self, results: Iterable[Result]) -> None:
         """Count a batch that is done."""
@@ -66,7 +62,21 @@ class Bar:
             self._failed += result.outcome.failed
         if self._bar is not None:
             self._bar.set_postfix(failed=self._failed, refresh=False)
-            self._bar.update(self._done - self._bar.n)
+            self.show(0)
+
+
+class _WithinBatch:
+    """A hook that moves a bar within a batch."""
+
+    stage = HookStageEnum.AFTER_STEP
+    frequency = 10
+
+    def __init__(self, bar: Bar, size: int) -> None:
+        self._bar, self._size = bar, size
+
+    def __call__(self, batch: Batch, dynamics: BaseDynamics) -> None:
+        """Count those that have left the engine's batch, without waiting for the device."""
+        self._bar.show(self._size - len(batch))
 
 
 def _somebody_looks() -> bool:

@@ -1,9 +1,20 @@
-"""Shape annotations are checked at run time in every test."""
+"""Shape annotations are checked at run time in every test, and the suite repeats itself.
+
+``HYPOTHESIS_PROFILE=searching`` tries new examples instead of the same ones every time.
+"""
+
+import os
 
 import numba
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 import tests.shapes
 
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("searching", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# The import hook wraps functions innermost, where numba would have to compile the wrapper.
 numba.njit = tests.shapes.unwrapping(numba.njit)
 install_import_hook("nvdyn_ase", f"{tests.shapes.__name__}.{tests.shapes.checked.__name__}")
