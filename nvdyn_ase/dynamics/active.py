@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvdyn_ase.data import Batch
+from nvdyn_ase.data import FIELDS, Batch, Level
 from nvdyn_ase.dynamics.evaluated import Evaluated
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ActiveSystems:
         leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
         state = self.engine.state
         left = self.batch.index_select(leaving)
-        self.engine.show_last(left)
+        self.engine.show_last(left, end=False)
         self._left.append((self.rows[leaving], left, state.index_select(leaving)))
         current = self.batch.evaluated
         kept = self.batch.index_select(staying)
@@ -104,10 +104,27 @@ class ActiveSystems:
 
 
 def _whole(parts: list[Batch], order: np.ndarray) -> Batch:
-    whole = parts[0].index_select(slice(None))
-    whole.set_edges({}, np.zeros(len(whole), np.int64))
-    for part in parts[1:]:
-        bare = part.index_select(slice(None))
-        bare.set_edges({}, np.zeros(len(bare), np.int64))
-        whole.append(bare)
+    bare = [part.index_select(slice(None)) for part in parts]
+    for part in bare:
+        part.set_edges({}, np.zeros(len(part), np.int64))
+    for part in bare:
+        for other in bare:
+            _complete(part, other)
+    whole = bare[0]
+    for part in bare[1:]:
+        whole.append(part)
     return whole.index_select(order)
+
+
+def _complete(part: Batch, other: Batch) -> None:
+    """Fill what was added after these systems had left: NaN, or zero where there is no NaN.
+
+    A field that declares a default gets that when the parts are joined.
+    """
+    for key, like in other:
+        if key in part or key in FIELDS or key in other.defaults:
+            continue
+        level = other.level(key)
+        rows = part.num_nodes if level is Level.NODE else len(part)
+        unknown = float("nan") if like.is_floating_point() else 0
+        part.add_key(key, like.new_full((rows, *like.shape[1:]), unknown), level)

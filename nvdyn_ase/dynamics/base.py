@@ -1,6 +1,7 @@
 """The engine: one step, driven the same way by everything that moves a batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -98,7 +99,7 @@ class BaseDynamics:
             )
         if isinstance(convergence_hook, dict):
             convergence_hook = ConvergenceHook(**convergence_hook)
-        self.model = model
+        self.use_model(model)
         self.convergence_hook = convergence_hook
         self.n_steps = n_steps
         self.exit_status = exit_status
@@ -116,10 +117,14 @@ class BaseDynamics:
         self._fmax_source: Tensor | None = None
         self._codes: dict[tuple[int, torch.device], Tensor] = {}
         self._bookkeeping = dict(type(self)._bookkeeping)
-        config = model.model_card.neighbor_config
-        self._neighbors = None if config is None else NeighborList(**dict(config))
         for hook in hooks or ():
             self.register_hook(hook)
+
+    def use_model(self, model: BaseModelMixin) -> None:
+        """Go on with another model, and with the pairs of atoms that it needs."""
+        self.model = model
+        config = model.model_card.neighbor_config
+        self._neighbors = None if config is None else NeighborList(**dict(config))
 
     def __repr__(self) -> str:
         """Say what it moves, with what model, and until when."""
@@ -174,12 +179,25 @@ class BaseDynamics:
         return parameter_rows(name, getattr(self, name), np.arange(len(batch)), batch.device)
 
     def set_parameter(self, name: str, value: Any) -> None:
-        """Change a parameter between steps; a sequence gives one value per system of the batch."""
+        """Change a parameter between steps; a sequence gives one value per system of the batch.
+
+        Setting the attribute is the same.
+
+        Raises
+        ------
+        ValueError
+            The number of values is not the number of systems; nothing is changed.
+        """
         setattr(self, name, value)
-        if self._batch is None or name not in self._per_system:
-            return
-        if name in self.state or not isinstance(value, (int, float)):
-            self.state[name] = self.initial(name, self._batch)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a parameter that the present batch has in its state changes there."""
+        batch = self.__dict__.get("_batch") if name in self._per_system else None
+        shared = isinstance(value, (int, float, type(None)))
+        if batch is not None and (name in self.state or not shared):
+            rows = np.arange(len(batch))
+            self.state[name] = parameter_rows(name, value, rows, batch.device)
+        object.__setattr__(self, name, value)
 
     # ---------------------------------------------------------------- hooks
 
@@ -210,9 +228,22 @@ class BaseDynamics:
     def _fire(self, stage: HookStageEnum, batch: Batch) -> None:
         self._registry.fire(stage, batch, self)
 
-    def show_last(self, batch: Batch) -> None:
-        """Show the last state of systems that leave to the hooks that record it."""
-        self._registry.record_last(batch, self, self.step_count - 1)
+    def entered_hooks(self) -> AbstractContextManager[None]:
+        """Enter every hook, for the length of a run."""
+        return self._registry.entered()
+
+    def begin_run(self) -> None:
+        """Note that no hook has seen a step of this run."""
+        self._registry.stepped = False
+
+    def show_last(self, batch: Batch, end: bool) -> None:
+        """Show the last state of systems that leave, or of a run that ends, to who records it."""
+        count = self.step_count
+        self.step_count -= self._registry.stepped  # as it was in the step that led to this state
+        try:
+            self._registry.record_last(batch, self, end)
+        finally:
+            self.step_count = count
 
     # ---------------------------------------------------------------- what it is
 
@@ -302,6 +333,8 @@ class BaseDynamics:
         """Make forces current if the method needs them and they are not."""
         if "forces" not in self.__needs_keys__:
             return
+        if not self.constraints(batch).are_of(batch):
+            self.forget_constraints()
         if not self.is_current(batch):
             self._evaluate(batch)
         elif self._fmax_source is not batch["forces"]:
@@ -322,7 +355,7 @@ class BaseDynamics:
         return self._constraints
 
     def forget_constraints(self) -> None:
-        """Look the constraints of the batch up again, because somebody changed them."""
+        """Look the constraints of the batch up again, because somebody may have changed them."""
         self._constraints = self._fmax_source = None
 
     def forces(self, batch: Batch) -> Float[Tensor, "V 3"]:
@@ -375,6 +408,8 @@ class BaseDynamics:
         stage = HookStageEnum
         self._fire(stage.BEFORE_STEP, batch)
         self._fire(stage.BEFORE_PRE_UPDATE, batch)
+        if self.hooks[stage.BEFORE_STEP] or self.hooks[stage.BEFORE_PRE_UPDATE]:
+            self.prime(batch)  # they may have moved atoms
         if type(self).pre_update is not BaseDynamics.pre_update:
             self._update(self.pre_update, batch)
         self._fire(stage.AFTER_PRE_UPDATE, batch)
@@ -388,7 +423,7 @@ class BaseDynamics:
 
     def graduate(self, batch: Batch) -> None:
         """Test convergence and freeze the systems that meet the criterion."""
-        mask = self._test(batch)
+        mask = self._test(batch, at_start=not self._registry.stepped)
         if mask is None:
             return
         active = self.active(batch)
@@ -396,9 +431,9 @@ class BaseDynamics:
         self._announce(batch, newly)
         self.retire(batch, newly, Outcome.CONVERGED)
 
-    def _test(self, batch: Batch) -> Bool[Tensor, " B"] | None:
+    def _test(self, batch: Batch, at_start: bool = False) -> Bool[Tensor, " B"] | None:
         hook = self.convergence_hook
-        due = hook is not None and self.step_count % hook.frequency == 0
+        due = hook is not None and (at_start or self.step_count % hook.frequency == 0)
         return hook.evaluate_mask(batch) if hook is not None and due else None
 
     def _announce(self, batch: Batch, newly: Bool[Tensor, " B"]) -> None:
@@ -433,6 +468,7 @@ class BaseDynamics:
             device; :meth:`run` does not.
         """
         self.adopt(batch)
+        self.forget_constraints()  # the user may have edited them
         self.prime(batch)
         with Rollback(self, batch):
             self.advance(batch)
@@ -498,7 +534,7 @@ class BaseDynamics:
             raise ValueError("nothing ends this run: give n_steps or a convergence_hook")
         if self.debug_mode:
             logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
-        with self._registry.entered():
+        with self.entered_hooks():
             steps = Run(self, batch)
             done = 0
             try:

@@ -1,6 +1,6 @@
 """Constraints of a batch: fixed atoms on the device, any other kind through its own methods."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class BatchConstraints:
     """
 
     def __init__(self, batch: Batch) -> None:
+        self._source = self._sources(batch)
         self.fixed: Bool[Tensor, "V 1"] | None = None
         if "fixed" in batch and bool(batch["fixed"].any()):
             self.fixed = batch["fixed"].view(-1, 1)
@@ -71,6 +72,17 @@ class BatchConstraints:
         for row, _, _ in self._hosted:
             systems[row] = True
         return systems.index_select(0, batch.batch).view(-1, 1)
+
+    @staticmethod
+    def _sources(batch: Batch) -> tuple[Any, ...]:
+        if "fixed" not in batch:
+            return None, None, batch.constraints
+        return batch["fixed"], batch["fixed"]._version, batch.constraints
+
+    def are_of(self, batch: Batch) -> bool:
+        """Say whether they are still those of the batch, as far as the host can tell."""
+        now, version, objects = self._sources(batch)
+        return now is self._source[0] and version == self._source[1] and objects is self._source[2]
 
     def __bool__(self) -> bool:
         """Whether anything is constrained."""

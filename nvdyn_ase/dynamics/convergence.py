@@ -40,7 +40,7 @@ class ConvergenceCriterion(BaseModel):
     reduce_dims
         The dimensions it runs over.
     custom_op
-        A function from the whole tensor to a (B,) bool; it decides alone.
+        A function from the whole tensor to a (B,) bool, or (B, 1); it decides alone.
     strict
         Below the threshold instead of at most, as ASE's optimizers have it.
     """
@@ -66,7 +66,7 @@ class ConvergenceCriterion(BaseModel):
             raise KeyError(f"convergence tests {self.key!r}; there are {sorted(batch.keys())}")
         values = batch[self.key]
         if self.custom_op is not None:
-            return self.custom_op(values)
+            return self._decided(self.custom_op(values), len(batch))
         if self.reduce_op is not None:
             values = _REDUCTIONS[self.reduce_op](values, dim=self.reduce_dims)
         if batch.level(self.key) is Level.NODE:
@@ -76,6 +76,14 @@ class ConvergenceCriterion(BaseModel):
         named = isinstance(self.threshold, str)
         threshold = batch[self.threshold].view(-1) if named else self.threshold
         return values < threshold if self.strict else values <= threshold
+
+    def _decided(self, mask: Tensor, count: int) -> Bool[Tensor, " B"]:
+        if mask.shape not in ((count,), (count, 1)) or mask.dtype is not torch.bool:
+            raise ValueError(
+                f"custom_op on {self.key!r} returned {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"it has to return one bool for each of the {count} systems"
+            )
+        return mask.view(-1)
 
 
 class ConvergenceHook:
@@ -88,12 +96,14 @@ class ConvergenceHook:
     source_status, target_status
         With both, calling the hook moves converged systems from one status to the other.
     frequency
-        Tested every so many steps.
+        Tested every so many steps, and when a run begins.
 
     Raises
     ------
     TypeError
         Criteria of another kind.
+    ValueError
+        A frequency that is not an int of at least 1.
     """
 
     stage = HookStageEnum.AFTER_STEP
@@ -111,6 +121,8 @@ class ConvergenceHook:
         self.criteria = [_criterion(item) for item in listed]
         if not self.criteria:
             raise TypeError("an empty list of criteria converges never or always; give one")
+        if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
+            raise ValueError(f"frequency must be an int of at least 1, not {frequency!r}")
         self.source_status = source_status
         self.target_status = target_status
         self.frequency = frequency

@@ -32,8 +32,10 @@ class Run:
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
         self.engine = engine
+        engine.begin_run()
         open_batch(batch, reopen_below=engine.exit_status)
         engine.adopt(batch)
+        engine.forget_constraints()  # the user may have edited them
         frozen = (batch["status"].view(-1) >= engine.exit_status).cpu().numpy()
         if not frozen.any():
             engine.nobody_is_frozen(batch)
@@ -78,5 +80,5 @@ class Run:
 
     def close(self) -> Batch:
         """Bring the user's batch and the engine's state up to date, and return the batch."""
-        self.engine.show_last(self.batch)
+        self.engine.show_last(self.batch, end=True)
         return self.systems.finish()

@@ -37,6 +37,15 @@ class MolecularDynamicsFacade(EngineFacade):
         if self._driver is None:
             super()._refresh_properties()
 
+    def step(self, forces: Any = None) -> Any:
+        """Do one step, as in ASE, and return the forces after it, (V, 3) in eV/Å."""
+        returned = super().step(forces)
+        driver = self._driver
+        if driver is None or self._in_run:
+            return returned
+        batch = driver.gather()
+        return driver.engine.constraints(batch).forces(batch, md=True).detach().cpu().numpy()
+
     def irun(self, steps: int = 50) -> Any:
         """Run as a generator, as in ASE."""
         return super().irun(steps=steps)

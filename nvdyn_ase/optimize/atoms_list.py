@@ -70,8 +70,9 @@ class AtomsList(Optimizable):
         return np.maximum.reduceat(norms, self._starts)
 
     def gradient_norm(self, gradient: np.ndarray) -> float:
-        """Return the largest force of all systems, eV/Å."""
-        return float(np.nanmax(self.gradient_norms(gradient)))
+        """Return the largest force of all systems that have not failed, eV/Å."""
+        norms = self.gradient_norms(gradient)
+        return float(np.nan if np.isnan(norms).all() else np.nanmax(norms))
 
     def converged(self, gradient: np.ndarray, fmax: Any) -> bool:
         """Say whether every system is below ``fmax``, eV/Å; one number or one per system."""

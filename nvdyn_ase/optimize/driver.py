@@ -11,6 +11,7 @@ from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import BaseDynamics, ConvergenceHook, Outcome
 from nvdyn_ase.dynamics.lifecycle import close_run
+from nvdyn_ase.dynamics.parameters import parameter_rows
 from nvdyn_ase.dynamics.run import Run
 
 _TARGET = "fmax_target"
@@ -60,13 +61,13 @@ class AtomsDriver:
             self.engine.convergence_hook = None
             return
         values = np.asarray(fmax, float)
+        self.close()  # who met another limit may have to move on
         if values.ndim == 0:
             self.engine.convergence_hook = ConvergenceHook.from_fmax(values.item(), strict=True)
             return
         targets = torch.as_tensor(values).to(self.batch.device)
         if len(targets) != len(self.atoms):
             raise ValueError(f"fmax: {len(targets)} values for {len(self.atoms)} structures")
-        self.close()
         self.batch[_TARGET] = targets.view(-1, 1)
         self.engine.convergence_hook = ConvergenceHook.from_fmax(_TARGET, strict=True)
 
@@ -86,6 +87,12 @@ class AtomsDriver:
         if not self.settle():
             self.advance()
 
+    def use_forces(self, forces: np.ndarray) -> None:
+        """Take these for the forces at the present positions, (V, 3), eV/Å."""
+        self.close()
+        old = self.gather()["forces"]
+        self.batch["forces"] = torch.as_tensor(np.reshape(forces, old.shape)).to(old)
+
     def step_all(self) -> None:
         """Do one step of every system, whether or not it is done."""
         hook, self.engine.convergence_hook = self.engine.convergence_hook, None
@@ -97,8 +104,12 @@ class AtomsDriver:
             self.engine.convergence_hook = hook
 
     def finish(self) -> None:
-        """End the run; Atoms, results and counters are those of the last finished step."""
-        if self._run is not None and self.engine.is_current(self._run.batch):
+        """End the run; Atoms, results and counters are those of the last finished step.
+
+        What the user did to the Atoms since they were last written is taken up first.
+        """
+        self.take_up_changes()
+        if self.engine.is_current(self.batch if self._run is None else self._run.batch):
             self.settle()
         self.close()
         close_run(self.batch, self.engine.exit_status)
@@ -122,13 +133,20 @@ class AtomsDriver:
         """Return all systems as they are now, with forces for exactly these positions."""
         moving = self.batch if self._run is None else self._run.batch
         self.engine.prime(moving)
+        return self._gather()
+
+    def _gather(self) -> Batch:
         if self._run is not None and not self._gathered:
             self._run.systems.gather()
             self._gathered = True
         return self.batch
 
     def synchronise(self) -> None:
-        """Write positions, momenta, cells and results into the user's Atoms."""
+        """Write positions, momenta, cells and results into the user's Atoms.
+
+        What the user did to them since they were last written is taken up first.
+        """
+        self.take_up_changes()
         self.gather()
         self._write()
 
@@ -142,12 +160,24 @@ class AtomsDriver:
         """Take up what the user did to the Atoms since they were last written."""
         if self._stale:
             return
-        changes = read_back(self.atoms, self.gather())
+        changes = read_back(self.atoms, self._gather())
         if changes.constraints:
             self.engine.forget_constraints()
         if len(changes):
             # The changes are in the batch of all systems: what was split off it is out of date.
             self._discard()
+            self._reopen_failed(changes.rows)
+
+    def _reopen_failed(self, rows: Sequence[int]) -> None:
+        """Let systems that failed move again, because the user has changed them."""
+        changed = torch.zeros(len(self.batch), 1, dtype=torch.bool)
+        changed[list(rows)] = True
+        outcome = self.batch["outcome"]
+        again = changed.to(outcome.device) & (outcome >= int(Outcome.NAN))
+        self.batch["outcome"] = torch.where(again, int(Outcome.ACTIVE), outcome)
+        self.batch["status"] = torch.where(again, 0, self.batch["status"])
+        for row in rows:
+            self.batch.host[row].pop("failure", None)
 
     # ---------------------------------------------------------------- the engine's state
 
@@ -156,16 +186,19 @@ class AtomsDriver:
         return self.engine.state if self._run is None else self._run.systems.whole_state()
 
     def set_parameter(self, name: str, value: Any) -> None:
-        """Change a parameter or state field; a sequence gives one value per system."""
+        """Change a parameter; a sequence gives one value per system."""
         if self._run is not None:
             self._run.systems.finish()
         self.engine.set_parameter(name, value)
 
-    # ---------------------------------------------------------------- looking
+    def set_state(self, name: str, value: Any) -> None:
+        """Change a field of the state with one number per system; a number is for all."""
+        self.close()
+        rows = np.arange(len(self.atoms))
+        state = self.state()
+        state[name] = parameter_rows(name, value, rows, self.batch.device).to(state[name])
 
-    def active(self) -> np.ndarray:
-        """Return which systems have neither converged nor failed, (B,) bool."""
-        return self.outcomes() == Outcome.ACTIVE
+    # ---------------------------------------------------------------- looking
 
     def outcomes(self) -> np.ndarray:
         """Return how each system ended, (B,) codes of ``Outcome``."""

@@ -14,13 +14,17 @@ from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.driver import AtomsDriver
+from nvdyn_ase.optimize.seen_calculators import SeenCalculators
 from nvdyn_ase.optimize.trajectories import Trajectories
-
 
 if TYPE_CHECKING:
     from typing import Any as _Behind
 else:
     _Behind = object  # the class that stands behind in the order of inheritance is ASE's
+
+
+#: What a run calls, and users replace to have a say or a look.
+_OPEN = frozenset({"step", "irun", "log", "call_observers", "converged", "gradient_converged"})
 
 
 class EngineParameter:
@@ -55,9 +59,9 @@ class EngineParameter:
 
     def __set__(self, facade: Any, value: Any) -> None:
         """Write it."""
-        facade.__dict__[self.attribute] = value
         if facade.engine is not None:
             facade._write(self.name, value)
+        facade.__dict__[self.attribute] = value
 
 
 class EngineFacade(_Behind):
@@ -77,6 +81,7 @@ class EngineFacade(_Behind):
     _driver: AtomsDriver | None = None
     _in_run = False
     _single = True
+    _calculators: SeenCalculators | None = None
     _hooks: ClassVar[tuple[type, ...]] = (NaNDetectorHook,)
 
     def _make_engine(self, model: BaseModelMixin) -> BaseDynamics:
@@ -103,20 +108,19 @@ class EngineFacade(_Behind):
             super().__init__(atoms, **files, **options)
             return
         self._single = not several
+        if model is None:
+            self._calculators = SeenCalculators(systems)
         model = model_for(systems, model)
-        if not several and isinstance(model, CalculatorModel):
-            model.raise_errors = True  # with one Atoms an error is the user's to see, as in ASE
         if several:
             super().__init__(AtomsList(systems), **options)
         else:
             super().__init__(systems[0], **files, **options)
         self.atoms = list(systems) if several else systems[0]
         made = self._make_engine(model)
-        if model.model_card.supports_stress and not isinstance(model, CalculatorModel):
-            made.outputs = frozenset({"stress"})  # whoever looks at results expects it, as in ASE
         for hook in self._hooks:
             made.register_hook(hook())
         self._driver = AtomsDriver(systems, made)
+        self._prepare(model)
         self.optimizable = AtomsList(systems, self._driver)
         if several and trajectory is not None:
             self._attach_trajectories(trajectory, append_trajectory, options)
@@ -133,18 +137,25 @@ class EngineFacade(_Behind):
 
     # ---------------------------------------------------------------- running
 
-    def step(self, *args: Any) -> Any:
-        """Do one step, as in ASE; in a run, systems that are done do not move."""
+    def step(self, forces: Any = None) -> Any:
+        """Do one step, as in ASE; in a run, systems that are done do not move.
+
+        With ``forces``, (V, 3) in eV/Å, the step begins with these instead of the present ones.
+        """
         driver = self._driver
         if driver is None:
-            return super().step(*args)
+            return super().step(forces)
+        watched = not self._in_run or bool(self._replaced())
+        if watched:
+            self._take_up_changes()
+        if forces is not None:
+            driver.use_forces(forces)
         if self._in_run:
             driver.step()
         else:
-            driver.take_up_changes()
             driver.step_all()
         self._after_step()
-        if not self._in_run:
+        if watched:
             driver.synchronise()
         return None
 
@@ -156,57 +167,73 @@ class EngineFacade(_Behind):
         steps = super().irun(*args, **kwargs)
         return steps if self._driver is None else self._watched(steps)
 
-    def _watched(self, steps: Generator[bool, None, None]) -> Generator[bool, None, None]:
-        """Keep the Atoms current at every yield, and end when no system is left."""
+    def _watched(
+        self, steps: Generator[bool, None, None], shown: bool = True
+    ) -> Generator[bool, None, None]:
+        """End when no system is left; if they are ``shown``, Atoms are current at every yield."""
         driver = self._driver
         assert driver is not None
-        driver.take_up_changes()
+        self._take_up_changes()
         self._in_run = True
-        try:
-            for converged in steps:
-                driver.synchronise()
-                yield converged
-                driver.take_up_changes()
-                if not converged and driver.settle():
-                    break
-        finally:
-            self._in_run = False
-            driver.finish()
+        with driver.engine.entered_hooks():
+            try:
+                if self._replaced():
+                    driver.synchronise()
+                for converged in steps:
+                    if shown:
+                        driver.synchronise()
+                    yield converged
+                    if shown:
+                        driver.take_up_changes()
+                    if not converged and driver.settle():
+                        break
+            finally:
+                self._in_run = False
+                driver.finish()
 
     def run(self, *args: Any, **kwargs: Any) -> bool:
         """Run, as in ASE; return whether all systems have converged."""
         if self._driver is None:
             return super().run(*args, **kwargs)
         if not self._is_plain():
+            if self._replaced():
+                steps = self.irun(*args, **kwargs)
+            else:
+                steps = self._watched(super().irun(*args, **kwargs), shown=False)
             converged = False
-            for converged in self.irun(*args, **kwargs):  # noqa: B007
+            for converged in steps:  # noqa: B007
                 pass
             return bool(converged)
         return self._run_unobserved(*args, **kwargs)
 
     def _is_plain(self) -> bool:
         """Say whether nobody looks at a step: no observer, no log, nothing replaced by the user."""
-        replaced = {"step", "irun", "log", "call_observers", "converged", "gradient_converged"}
-        own = {name for name in replaced if name in self.__dict__}
-        foreign = [c for c in type(self).__mro__ if replaced & c.__dict__.keys()]
-        ours = all(c.__module__.startswith(("nvdyn_ase.", "ase.")) for c in foreign)
         logs = getattr(getattr(self, "logfile", None), "_logfile", None) is not None
-        return not own and ours and not logs and not self.observers
+        return not logs and not self.observers and not self._replaced()
+
+    def _replaced(self) -> frozenset[str]:
+        """Return which methods that a run calls are the user's, by a subclass or on the object."""
+        names = _OPEN & self.__dict__.keys()
+        for kind in type(self).__mro__:
+            if not kind.__module__.startswith(("nvdyn_ase.", "ase.")):
+                names |= _OPEN & kind.__dict__.keys()
+        return names
 
     def _run_unobserved(self, *args: Any, **kwargs: Any) -> bool:
         """Run without looking, so that the host never waits for the device."""
         driver = self._driver
         assert driver is not None
-        driver.take_up_changes()
-        try:
-            # Up to its first value, ASE's generator sets the limits of the run and does no step.
-            next(super().irun(*args, **kwargs))
-            while self.nsteps < self.max_steps and not driver.settle():
-                driver.advance()
-                self._after_step()
-                self.nsteps += 1
-        finally:
-            driver.finish()
+        self._take_up_changes()
+        with driver.engine.entered_hooks():
+            try:
+                # Up to its first value, ASE's generator sets the limits of the run, and no more.
+                next(super().irun(*args, **kwargs))
+                while self.nsteps < self.max_steps and not driver.settle():
+                    driver.advance()
+                    self._after_step()
+                    self.nsteps += 1
+            finally:
+                driver.finish()
         return bool(self.converged())
 
     # ---------------------------------------------------------------- looking
@@ -219,7 +246,30 @@ class EngineFacade(_Behind):
             return
         driver.synchronise()
         super().call_observers()
+        self._take_up_changes()
+
+    def _take_up_changes(self) -> None:
+        """Take up what the user did to the Atoms and to their calculators."""
+        driver = self._driver
+        assert driver is not None
+        if self._calculators is not None and self._calculators.have_changed():
+            self._use_model(model_for(driver.atoms))
         driver.take_up_changes()
+
+    def _use_model(self, model: BaseModelMixin) -> None:
+        assert self._driver is not None
+        self._driver.close()
+        self._driver.engine.use_model(model)
+        self._prepare(model)
+
+    def _prepare(self, model: BaseModelMixin) -> None:
+        """Have the engine and its model do for ASE's users what they expect."""
+        assert self.engine is not None
+        if self._single and isinstance(model, CalculatorModel):
+            model.raise_errors = True  # with one Atoms an error is the user's to see, as in ASE
+        gives_stress = model.model_card.supports_stress and not isinstance(model, CalculatorModel)
+        # Whoever looks at results expects the stress, as in ASE.
+        self.engine.outputs = frozenset({"stress"}) if gives_stress else frozenset()
 
     def _observers_due(self) -> bool:
         return any(

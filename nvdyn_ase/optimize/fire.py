@@ -11,6 +11,7 @@ from ase.optimize.optimize import OptimizableAtoms
 
 from nvdyn_ase import dynamics
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.optimizers.fire import FIREConstants
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.optimize import OptimizerFacade
@@ -44,6 +45,7 @@ class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
         Move a single Atoms by the engine too.
     """
 
+    _constants = FIREConstants._fields
     _parameters = ("dt", "maxstep", "dtmax", "Nmin", "finc", "fdec", "astart", "fa", "a")
     dt = EngineParameter()
     maxstep = EngineParameter()
@@ -141,14 +143,22 @@ class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
     @vel.setter
     def vel(self, value: np.ndarray | None) -> None:
         self.__dict__["vel"] = value
-        if self._driver is not None and value is not None:
-            self._take_velocity(np.asarray(value, float))
+        if self._driver is not None:
+            self._take_velocity(value)
 
-    def _take_velocity(self, velocity: np.ndarray) -> None:
+    def _take_velocity(self, velocity: Any) -> None:
+        """Give every system its velocity, or with None have it start as if it had not moved."""
         assert self._driver is not None
         self._driver.close()
         state = self._driver.state()
-        state["velocity"] = torch.as_tensor(velocity.reshape(-1, 3)).to(state["velocity"])
+        if velocity is None:
+            state["velocity"] = torch.zeros_like(state["velocity"])
+            state["downhill_steps"] = torch.full_like(state["downhill_steps"], -1.0)
+            if self.downhill_check:
+                state["last_energy"] = torch.full_like(state["last_energy"], float("inf"))
+            return
+        rows = torch.as_tensor(np.reshape(np.asarray(velocity, float), (-1, 3)))
+        state["velocity"] = rows.to(state["velocity"])
         state["downhill_steps"] = state["downhill_steps"].clamp(min=0.0)
 
     @property
@@ -162,7 +172,7 @@ class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
     def Nsteps(self, value: Any) -> None:
         self.__dict__["Nsteps"] = value
         if self._driver is not None:
-            self._write("downhill_steps", value)
+            self._driver.set_state("downhill_steps", value)
 
     def read(self) -> None:
         """Read ASE's restart file; that of a list is read when its engine is there."""

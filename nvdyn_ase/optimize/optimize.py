@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ase.optimize.optimize import (
@@ -34,6 +34,7 @@ class OptimizerFacade(EngineFacade):
     """What every optimizer facade has in common: ``fmax``, the log and the restart file."""
 
     _fmax: Any = None
+    _constants: ClassVar[tuple[str, ...]] = ()  # parameters that a restart file does not overrule
 
     @property
     def fmax(self) -> Any:
@@ -44,7 +45,9 @@ class OptimizerFacade(EngineFacade):
     def fmax(self, value: Any) -> None:
         self._fmax = value
         if self._driver is not None:
-            self._driver.stop_below(value)
+            # A criterion of the user's own, which speaks of all coordinates, decides alone.
+            own = "gradient_converged" in self._replaced()
+            self._driver.stop_below(None if own else value)
 
     def log(self, gradient: np.ndarray) -> None:
         """Write a line: as in ASE for one Atoms, the progress of the batch for several."""
@@ -63,7 +66,7 @@ class OptimizerFacade(EngineFacade):
         energy = np.nansum(self._driver.column("energy")) / sum(self._driver.batch.num_nodes_list)
         write(
             f"{name}: {self.nsteps:5d} {now} {len(forces):8d} {done:10d} {failed:7d} "
-            f"{energy:12.6f} {np.nanmax(forces):11.6f}\n"
+            f"{energy:12.6f} {self.optimizable.gradient_norm(gradient):11.6f}\n"
         )
 
     # ---------------------------------------------------------------- restart
@@ -93,4 +96,5 @@ class OptimizerFacade(EngineFacade):
             return
         state = self._driver.state()
         for key, tensor in read_state(restart, state, type(self).__name__).items():
-            state[key] = tensor
+            if key not in self._constants:
+                state[key] = tensor

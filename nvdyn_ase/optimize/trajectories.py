@@ -41,10 +41,7 @@ class Trajectories:
     @property
     def are_empty(self) -> bool:
         """Whether no file has an image yet."""
-        return not any(
-            target.exists() and target.stat().st_size if isinstance(target, Path) else len(target)
-            for target in self.targets
-        )
+        return all(_is_empty(target) for target in self.targets)
 
     def write(self, steps: np.ndarray, description: dict[str, Any]) -> None:
         """Write the systems that have moved since they were last written.
@@ -56,6 +53,9 @@ class Trajectories:
         description
             What ASE keeps in the header of a file.
         """
+        if (self._written < 0).all() and steps.any():
+            # Nobody asked for the start, because there are files that have it already.
+            self._written[[not _is_empty(target) for target in self.targets]] = 0
         moved = np.flatnonzero(steps != self._written).tolist()
         for index in moved:
             self._write_one(self.targets[index], self.systems[index], description)
@@ -70,6 +70,12 @@ class Trajectories:
         with Trajectory(target, mode="a") as file:
             file.set_description(description)
             file.write(atoms)
+
+
+def _is_empty(target: Any) -> bool:
+    if isinstance(target, Path):
+        return not (target.exists() and target.stat().st_size)
+    return len(target) == 0
 
 
 def _one_each(targets: Any, count: int) -> list[Any]:

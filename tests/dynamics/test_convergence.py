@@ -111,3 +111,25 @@ def test_called_without_a_status_on_the_batch_it_does_nothing():
 def test_the_default_is_fmax_at_most_five_hundredths():
     assert repr(ConvergenceHook()) == "ConvergenceHook(fmax <= 0.05)"
     assert repr(ConvergenceHook.from_fmax(0.1, strict=True)) == "ConvergenceHook(fmax < 0.1)"
+
+
+@pytest.mark.parametrize("frequency", [0, -1, 1.5, True])
+def test_a_bad_frequency_is_refused(frequency):
+    with pytest.raises(ValueError, match="frequency"):
+        ConvergenceHook(frequency=frequency)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_a_custom_test_may_return_rows(shape):
+    batch = batch_of(1, 2, 3)
+    batch["energy"] = torch.tensor([[1.0], [-1.0], [-2.0]])
+    hook = ConvergenceHook({"key": "energy", "custom_op": lambda e: (e < 0).view(shape)})
+    assert hook.evaluate_mask(batch).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("returned", [torch.ones(6, dtype=torch.bool), torch.ones(3)])
+def test_a_custom_test_that_returns_something_else_is_told(returned):
+    batch = batch_of(1, 2, 3)
+    hook = ConvergenceHook({"key": "positions", "custom_op": lambda _: returned})
+    with pytest.raises(ValueError, match="one bool for each of the 3"):
+        hook.evaluate_mask(batch)

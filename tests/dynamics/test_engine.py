@@ -515,3 +515,73 @@ def test_the_last_state_of_every_system_is_recorded():
     assert sorted(last) == list(range(10))
     for i, row in last.items():
         assert torch.equal(written[[row]]["positions"], batch[[i]]["positions"])
+
+
+# -------------------------------------------------------------------------------- edited batches
+
+
+def test_who_meets_the_criterion_makes_no_move_also_when_a_test_is_not_due():
+    hook = ConvergenceHook.from_fmax(0.05, frequency=5)
+    engine = FIRE(Well(), convergence_hook=hook)
+    engine.run(wells(1.0, 2.0), n_steps=7)
+    batch = engine.run(wells(0.001, 2.0), n_steps=2)
+    assert batch["steps"].view(-1).tolist() == [0, 2]
+
+
+def test_a_field_that_comes_after_systems_have_left_is_unknown_for_them():
+    class Late:
+        stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+        def __call__(self, batch, dynamics):
+            if len(batch) < 3:
+                batch["late"] = torch.ones(len(batch), 1)
+                batch["count"] = torch.ones(len(batch), 1, dtype=torch.int64)
+
+    engine = FIRE(Well(), hooks=[Late()], convergence_hook=ConvergenceHook.from_fmax(0.05))
+    batch = engine.run(wells(0.01, 3.0, 0.01), n_steps=5)
+    torch.testing.assert_close(
+        batch["late"].view(-1), torch.tensor([torch.nan, 1.0, torch.nan]), equal_nan=True
+    )
+    assert batch["count"].view(-1).tolist() == [0, 1, 0]
+
+
+@engines
+@pytest.mark.parametrize("in_place", [False, True])
+def test_atoms_that_are_held_between_runs_stay(make, in_place):
+    engine, batch = make(Well()), wells(1.0, 2.0)
+    batch["fixed"] = torch.zeros(batch.num_nodes, dtype=torch.bool)
+    engine.run(batch, n_steps=2)
+    if in_place:
+        batch["fixed"][:] = True
+    else:
+        batch["fixed"] = torch.ones(batch.num_nodes, dtype=torch.bool)
+    engine.run(batch, n_steps=2)
+    assert not engine.forces(batch).any()
+    assert not batch["fmax"].any()
+
+
+def test_atoms_that_a_hook_holds_stay():
+    class Hold:
+        stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+        def __call__(self, batch, dynamics):
+            if dynamics.step_count == 2:
+                batch["fixed"] = torch.ones(batch.num_nodes, dtype=torch.bool)
+
+    hook = ConvergenceHook.from_fmax(0.05)
+    batch = FIRE(Well(), hooks=[Hold()], convergence_hook=hook).run(wells(1.0, 2.0), n_steps=9)
+    assert batch["steps"].view(-1).tolist() == [3, 3]
+    assert batch["outcome"].view(-1).tolist() == [Outcome.CONVERGED] * 2
+
+
+def test_a_parameter_set_on_the_engine_acts_on_the_batch_it_moves():
+    engine, batch = FIRE(Well()), wells(1.0, 2.0)
+    engine.run(batch, n_steps=2)
+    engine.maxstep = 0.001
+    before = batch["positions"].clone()
+    engine.run(batch, n_steps=1)
+    steps = (batch["positions"] - before).split(batch.num_nodes_list)
+    assert [step.norm().item() for step in steps] == pytest.approx([0.001, 0.001])
+    with pytest.raises(ValueError, match="3 values for 2"):
+        engine.maxstep = [1, 2, 3]
+    assert engine.maxstep == 0.001

@@ -119,3 +119,77 @@ def test_a_hook_may_change_what_the_optimizer_sees():
     hook = ConvergenceHook.from_fmax(1e-3)
     batch = FIRE(Well(), hooks=[Push()], convergence_hook=hook).run(wells(0.5))
     assert torch.allclose(batch["positions"], torch.tensor([1.0, 0.0, 0.0]).double(), atol=1e-3)
+
+
+def test_hooks_may_come_and_go_in_a_run(tmp_path):
+    class ComeAndGo:
+        stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+        def __call__(self, batch, dynamics):
+            dynamics.hooks[self.stage].remove(self)
+            dynamics.register_hook(late)
+
+    late = LoggingHook(tmp_path / "late.csv")
+    counted = SnapshotHook(HostMemory(10))
+    NVE(Well(), dt=0.1, hooks=[ComeAndGo(), counted]).run(wells(1.0), n_steps=3)
+    assert len(counted.sink) == 3
+    assert len((tmp_path / "late.csv").read_text().splitlines()) == 1 + 2
+    assert late._file is None
+
+
+def test_hooks_that_ship_work_in_steps_by_hand(tmp_path):
+    log = LoggingHook(tmp_path / "steps.csv")
+    engine = NVE(Well(), dt=0.1, hooks=[log, ProgressHook(frequency=1)])
+    batch = wells(1.0)
+    for _ in range(3):
+        engine.step(batch)
+    assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize("frequency", [1, 4, 10])
+def test_a_state_has_the_same_step_whatever_the_frequency(frequency):
+    text = io.StringIO()
+    NVE(Well(), dt=0.1, hooks=[LoggingHook(text, frequency)]).run(wells(1.0), n_steps=8)
+    assert text.getvalue().splitlines()[-1].split()[0] == "7"
+
+
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_a_system_that_never_moves_is_recorded(frequency):
+    sink = HostMemory(100)
+    hooks, done = [SnapshotHook(sink, frequency)], ConvergenceHook.from_fmax(0.05)
+    engine = FIRE(Well(), hooks=hooks, convergence_hook=done)
+    engine.run(wells(0.001, 0.002))
+    assert sink.drain()["system_id"].view(-1).tolist() == [0, 1]
+    engine.run(wells(0.001, 2.0), n_steps=3)
+    assert 0 in sink.read()["system_id"]
+
+
+def test_the_table_has_one_line_a_step_also_when_systems_leave():
+    text = io.StringIO()
+    hooks, done = [LoggingHook(text, frequency=5)], ConvergenceHook.from_fmax(0.05)
+    FIRE(Well(), hooks=hooks, convergence_hook=done).run(wells(0.01, 0.1, 0.3, 1.0, 2.0, 3.0))
+    steps = [int(line.split()[0]) for line in text.getvalue().splitlines()[1:]]
+    assert steps == [*range(0, steps[-1], 5), steps[-1]]
+
+
+STAGES = [stage for stage in HookStageEnum if stage is not HookStageEnum.ON_CONVERGE]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_method_never_moves_by_forces_of_another_geometry(stage):
+    class Shift:
+        frequency = 1
+
+        def __init__(self):
+            self.stage = stage
+
+        def __call__(self, batch, dynamics):
+            if dynamics.step_count == 2:
+                batch["positions"] = 2.0 * batch["positions"]
+
+    class Careful(FIRE):
+        def pre_update(self, batch):
+            assert torch.equal(batch["forces"], -batch["positions"])
+            super().pre_update(batch)
+
+    Careful(Well(), hooks=[Shift()]).run(wells(1.0, 2.0), n_steps=5)

@@ -256,7 +256,7 @@ def test_irun_yields_with_the_atoms_current(name):
     dynamics = FACADES[name](structures)
     limits = {"steps": 5} if name == "VelocityVerlet" else {"fmax": 0, "steps": 5}
     frames = []
-    for done in dynamics.irun(**limits):
+    for done in dynamics.irun(**limits):  # noqa: B007
         frames.append([atoms.positions.copy() for atoms in structures])
         assert all(np.isfinite(atoms.get_potential_energy()) for atoms in structures)
     assert len(frames) == 6

@@ -31,12 +31,12 @@ class LoggingHook:
     """
 
     stage = HookStageEnum.AFTER_STEP
-    records_last = True
 
     def __init__(self, output: str | Path | IO[str] = "-", frequency: int = 1) -> None:
         self.output = output
         self.frequency = frequency
         self._csv = str(output).endswith(".csv")
+        self.records_last = True if self._csv else "run"
         self._file: IO[str] | None = None
         self._titled = False
 
@@ -57,8 +57,15 @@ class LoggingHook:
             self._file = None
 
     def __call__(self, batch: Batch, dynamics: "BaseDynamics") -> None:
-        """Write the present state."""
-        target: Any = self._file or (sys.stdout if self.output == "-" else self.output)
+        """Write the present state; outside of a run the file is opened for it."""
+        if self._file is None and isinstance(self.output, (str, Path)) and self.output != "-":
+            with self:
+                self._write(batch, dynamics, self._file)
+            return
+        standard = sys.stdout if self.output == "-" else self.output
+        self._write(batch, dynamics, self._file or standard)
+
+    def _write(self, batch: Batch, dynamics: "BaseDynamics", target: Any) -> None:
         step = np.full(len(batch), dynamics.step_count)
         columns = {key: _column(batch, key) for key in _COLUMNS[1:]}
         if self._csv:

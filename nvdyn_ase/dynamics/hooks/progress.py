@@ -23,7 +23,7 @@ class ProgressHook:
     """
 
     stage = HookStageEnum.AFTER_STEP
-    records_last = True
+    records_last = "run"
 
     def __init__(self, total: int | None = None, frequency: int = 10) -> None:
         self.total = total
@@ -44,9 +44,12 @@ class ProgressHook:
     def __exit__(self, *exception: object) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+        self._bar = None
 
     def __call__(self, batch: Batch, dynamics: "BaseDynamics") -> None:
-        """Bring the bar up to date."""
+        """Bring the bar up to date; there is none outside of a run."""
+        if self._bar is None:
+            return
         if self._start is None:
             self._start = dynamics.step_count
         moving = int((batch["status"] < dynamics.exit_status).sum())

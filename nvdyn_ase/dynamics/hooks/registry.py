@@ -1,6 +1,7 @@
 """The hooks of one engine: by stage, entered and left around a run."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nvdyn_ase.data import Batch
@@ -19,14 +20,18 @@ class HookRegistry:
         A list of hooks for every stage.
     current
         The stage being called, or None.
+    stepped
+        Whether the hooks have seen the end of a step in the present run.
     """
 
     def __init__(self) -> None:
         self.by_stage: dict[HookStageEnum, list[Hook]] = {stage: [] for stage in HookStageEnum}
         self.current: HookStageEnum | None = None
+        self.stepped = False
+        self._stack: ExitStack | None = None
 
     def add(self, hook: Hook) -> None:
-        """Register a hook at its stage or stages.
+        """Register a hook at its stage or stages; in the middle of a run it is entered now.
 
         Raises
         ------
@@ -41,39 +46,60 @@ class HookRegistry:
         frequency = getattr(hook, "frequency", None)
         if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
             raise ValueError(f"{hook!r}: frequency must be an int of at least 1, not {frequency!r}")
+        known = any(hook is other for other in self.all())
         for stage in stages:
             self.by_stage[HookStageEnum(stage)].append(hook)
+        if self._stack is not None and not known:
+            self._enter(self._stack, hook)
 
     def all(self) -> list[Hook]:
         """Return every hook once."""
         return list({id(h): h for hooks in self.by_stage.values() for h in hooks}.values())
 
     def fire(self, stage: HookStageEnum, batch: Batch, dynamics: "BaseDynamics") -> None:
-        """Call the hooks of a stage that are due."""
+        """Call the hooks of a stage that are due; a hook may register and remove others."""
+        self.stepped |= stage is HookStageEnum.AFTER_STEP
         hooks = self.by_stage[stage]
         if not hooks:
             return
         self.current = stage
         try:
-            for hook in hooks:
+            for hook in tuple(hooks):
                 if dynamics.step_count % hook.frequency == 0:
                     hook(batch, dynamics)
         finally:
             self.current = None
 
-    def record_last(self, batch: Batch, dynamics: "BaseDynamics", step: int) -> None:
-        """Show a last state to the hooks that want every one, unless they have just seen it."""
+    def record_last(self, batch: Batch, dynamics: "BaseDynamics", end: bool) -> None:
+        """Show a last state to the hooks that want it, unless they have just seen it.
+
+        Parameters
+        ----------
+        batch
+            Systems in their last state.
+        dynamics
+            The engine, at the step that led there.
+        end
+            Whether the run ends; otherwise systems leave it.
+        """
+        step = dynamics.step_count
         for hook in self.all():
-            if getattr(hook, "records_last", False) and step % hook.frequency != 0:
+            wanted = getattr(hook, "records_last", False)
+            seen = self.stepped and step % hook.frequency == 0
+            if wanted and (end or wanted != "run") and not seen:
                 hook(batch, dynamics)
 
-    def entered(self) -> ExitStack:
-        """Enter every hook once; leaving the stack leaves or closes each, also on an error."""
-        stack = ExitStack()
-        with stack:
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Enter every hook once, and leave or close each, also on an error."""
+        with ExitStack() as stack:
             for hook in self.all():
                 self._enter(stack, hook)
-            return stack.pop_all()
+            self._stack = stack
+            try:
+                yield
+            finally:
+                self._stack = None
 
     @staticmethod
     def _enter(stack: ExitStack, hook: Any) -> None:
