@@ -301,8 +301,11 @@ class EngineFacade(_Behind):
         state = driver.state()
         if name not in state:
             return getattr(engine, name)
-        array = state[name].detach().cpu().numpy()
-        return array.item() if self._single and array.size == 1 else array.squeeze(-1)
+        array = state[name].detach().cpu().numpy().copy()
+        if self._single and array.size == 1:
+            return array.item()
+        array.setflags(write=False)  # writing into a copy would do nothing: set the whole
+        return array.squeeze(-1)
 
     def _write(self, name: str, value: Any) -> None:
         assert self._driver is not None
