@@ -34,7 +34,7 @@ class Still(BaseModelMixin):
         generator = torch.Generator().manual_seed(0)
         forces = torch.randn(batch.num_nodes, 3, generator=generator, dtype=torch.float64)
         energy = torch.zeros(len(batch), 1, dtype=torch.float64)
-        self.outputs = {"energy": energy, "forces": forces}
+        self.outputs = {"energy": energy.to(batch.device), "forces": forces.to(batch.device)}
 
     def forward(self, batch):
         return ModelOutputs(self.outputs)

@@ -1,0 +1,54 @@
+"""The same on a CUDA device; skipped where there is none."""
+
+import pytest
+import torch
+
+from nvdyn_ase.atoms import batch_from_atoms
+from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.models import EMT, LennardJones
+from tests.dynamics.test_cost import Still
+from tests.systems import ARGON, argon, mixed, with_velocities
+from tests.wells import wells
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+CASES = {
+    "argon, nve": (lambda: [argon(s) for s in range(8)], lambda: LennardJones(**ARGON), NVE),
+    "argon, fire": (lambda: [argon(s) for s in range(8)], lambda: LennardJones(**ARGON), FIRE),
+    "mixed, nve": (lambda: mixed(21), EMT, NVE),
+    "mixed, fire": (lambda: mixed(21), EMT, FIRE),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_device_does_what_the_cpu_does(case):
+    structures, model, method = CASES[case]
+    options = {"dt": 0.2} if method is NVE else {}
+    systems = [with_velocities(atoms, seed) for seed, atoms in enumerate(structures())]
+    here, there = batch_from_atoms(systems), batch_from_atoms(systems, device="cuda")
+    hook = None if method is NVE else ConvergenceHook.from_fmax(0.05, strict=True)
+    method(model(), convergence_hook=hook, **options).run(here, n_steps=60)
+    method(model().to("cuda"), convergence_hook=hook, **options).run(there, n_steps=60)
+    for key in ("positions", "velocities", "energy", "forces"):
+        torch.testing.assert_close(there[key].cpu(), here[key], rtol=1e-9, atol=1e-9)
+    assert torch.equal(there["steps"].cpu(), here["steps"])
+    assert torch.equal(there["outcome"].cpu(), here["outcome"])
+
+
+@pytest.mark.parametrize("method", [NVE, FIRE])
+def test_the_host_does_not_wait_in_a_steady_run(method):
+    batch = wells(*[3.0] * 8).to("cuda")
+    options = {"dt": 0.1} if method is NVE else {}
+    engine = method(Still(batch), **options)
+    engine.run(batch, n_steps=5)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with engine:
+            for _ in range(20):
+                engine.advance(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
