@@ -10,7 +10,6 @@ from ase.data import atomic_masses
 from pydantic import ValidationError
 from torch import Tensor
 
-from nvdyn_ase.atoms.checking import suspects
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
 from nvdyn_ase.atoms.momenta import to_velocities
 from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin, declared_name, field_key, fits_tensor
@@ -176,7 +175,7 @@ def batch_from_atoms(
         raise ValueError(f"{len(ids)} indices for {len(structures)} structures")
     if not structures:
         raise ValueError("a batch needs at least one structure; the list is empty")
-    for row in suspects(structures):
+    for row in _suspects(structures):
         from_atoms(structures[row], index=ids[row])  # raises, if there is something wrong with it
     readings = []
     for index, atoms in zip(ids, structures, strict=True):
@@ -261,6 +260,34 @@ def partition(
         Rows of the structures that :func:`batch_from_atoms` takes, and one error for each other.
     """
     ids = range(len(structures)) if indices is None else indices
-    errors = {row: validate(structures[row], ids[row]) for row in suspects(structures)}
+    errors = {row: validate(structures[row], ids[row]) for row in _suspects(structures)}
     found = [error for error in errors.values() if error is not None]
     return [row for row in range(len(structures)) if errors.get(row) is None], found
+
+
+def _suspects(structures: Sequence[Any]) -> list[int]:
+    """Return the rows of the structures that deserve a close look, cheaply; often none."""
+    try:
+        positions = np.concatenate([atoms.arrays["positions"] for atoms in structures])
+        numbers = np.concatenate([atoms.arrays["numbers"] for atoms in structures])
+        cells = np.stack([atoms.cell.array for atoms in structures])
+        pbc = np.stack([atoms.pbc for atoms in structures])
+        sizes = np.array([len(atoms) for atoms in structures])
+    except (AttributeError, KeyError, ValueError, TypeError):
+        return list(range(len(structures)))  # something among them is no proper Atoms
+    bad_atoms = ~np.isfinite(positions).all(1) | (numbers < 0) | (numbers >= len(atomic_masses))
+    bad = (sizes == 0) | ~np.isfinite(cells).all((1, 2))
+    bad[np.repeat(np.arange(len(sizes)), sizes)[bad_atoms]] = True
+    vectors = np.where(pbc[:, :, None] & ~bad[:, None, None], cells, 0.0)
+    rank = (np.linalg.svd(vectors, compute_uv=False) > 1e-8).sum(1)
+    bad |= rank < pbc.sum(1)
+    bad |= [bool(atoms.constraints) and not _holdable(atoms) for atoms in structures]
+    return np.flatnonzero(bad).tolist()
+
+
+def _holdable(atoms: ase.Atoms) -> bool:
+    try:
+        fixed_mask(atoms.constraints, len(atoms))
+    except ValueError:
+        return False
+    return True

@@ -1,7 +1,6 @@
 """Leaving results in the calculator of an ``ase.Atoms``, as if it had computed them."""
 
 from collections.abc import Sequence
-from types import FunctionType
 from typing import Any
 
 import ase
@@ -148,12 +147,3 @@ class Resumption:
         del self.calculator.calculate
         if self.replaced is not None:
             self.calculator.calculate = self.replaced
-
-
-def is_customised(calculator: Any) -> bool:
-    """Say whether a method was replaced on this very object, other than by leaving results."""
-    for name, value in getattr(calculator, "__dict__", {}).items():
-        value = value.replaced if isinstance(value, Resumption) else value
-        if value is not None and isinstance(getattr(type(calculator), name, None), FunctionType):
-            return True
-    return False

@@ -50,4 +50,5 @@ def to_momenta(
 
 
 def _product(velocities: np.ndarray, masses: np.ndarray) -> np.ndarray:
-    return velocities.astype(float, copy=False) * masses.astype(float, copy=False)[:, None]
+    with np.errstate(invalid="ignore"):  # one without mass may be infinitely fast by now
+        return velocities.astype(float, copy=False) * masses.astype(float, copy=False)[:, None]

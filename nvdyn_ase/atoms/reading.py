@@ -1,6 +1,7 @@
 """Taking up what the user did to Atoms since a batch was made from them or written into them."""
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import ase
@@ -138,13 +139,19 @@ def _fields(
 def _joined(
     tensors: list[Tensor | None], sizes: list[int], default: Any, batch: Batch, key: str
 ) -> Tensor:
-    """Lay the new rows of a field end to end, in its type, with defaults where there are none."""
-    like = batch[key] if key in batch else next(t for t in tensors if t is not None)
-    pieces = [
-        like.new_full((size, *like.shape[1:]), default) if tensor is None else tensor.to(like)
-        for tensor, size in zip(tensors, sizes, strict=True)
-    ]
-    return torch.cat(pieces).to(batch.device)
+    """Lay the new rows of a field end to end, with defaults where there are none."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    like = batch[key] if key in batch else present[0]
+    # An array of the user's may be of a wider type now than those the field was made of.
+    dtype = reduce(torch.promote_types, [tensor.dtype for tensor in present], like.dtype)
+    return torch.cat(
+        [
+            like.new_full((size, *like.shape[1:]), default, dtype=dtype)
+            if tensor is None
+            else tensor.to(like.device, dtype)
+            for tensor, size in zip(tensors, sizes, strict=True)
+        ]
+    ).to(batch.device)
 
 
 def _replace(
@@ -157,5 +164,15 @@ def _replace(
         batch.add_key(key, blank.index_copy(0, places, new), level, default=default)
         return
     old = batch[key]
-    if not torch.equal(old.index_select(0, places), new):
-        batch[key] = old.index_copy(0, places, new)
+    if not _is_same(key, old.index_select(0, places), new):
+        batch[key] = old.to(new.dtype).index_copy(0, places, new)
+
+
+def _is_same(key: str, old: Tensor, new: Tensor) -> bool:
+    """Say whether values are equal; of the user's arrays, to the sign of zero."""
+    if not torch.equal(old, new):
+        return False
+    if key in FIELDS or not (new.is_floating_point() or new.is_complex()):
+        return True
+    old, new = (torch.view_as_real(t) if t.is_complex() else t for t in (old, new))
+    return torch.equal(old.signbit(), new.signbit())

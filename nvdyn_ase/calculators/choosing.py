@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import ase
+import numpy as np
 from ase.calculators.calculator import equal
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -13,13 +14,12 @@ from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
 from loguru import logger
 
-from nvdyn_ase.atoms.filling import is_customised
 from nvdyn_ase.atoms.proxy import unwrapped
 from nvdyn_ase.calculators.calculator_model import CalculatorModel
-from nvdyn_ase.calculators.elements import unsupported
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.models.base import BaseModelMixin
-from nvdyn_ase.models.registry import as_model, batched_equal
+from nvdyn_ase.models.mixing import element_name
+from nvdyn_ase.models.registry import as_model, batched_equal, is_customised
 
 # Classes of which two objects give the same numbers if their ``parameters`` are equal.
 _PARAMETRIC = (EMT, LennardJones, MorsePotential)
@@ -58,6 +58,45 @@ def model_for(systems: Sequence[ase.Atoms], model: Any = None) -> BaseModelMixin
     for error in unsupported(systems, chosen):
         raise error
     return chosen
+
+
+def unsupported(
+    systems: Sequence[ase.Atoms], model: BaseModelMixin, indices: Sequence[int] | None = None
+) -> list[StructureError]:
+    """Return an error for each structure that has an element which the model does not know.
+
+    Who wants all structures or none raises the first; who can do without some leaves these out.
+
+    Parameters
+    ----------
+    systems
+        The structures.
+    model
+        What is to evaluate them.
+    indices
+        Their positions in the user's input, for the errors; 0, 1, 2, ... by default.
+    """
+    if not systems or model.model_card.supported_elements is None:
+        return []
+    present = np.unique(np.concatenate([atoms.numbers for atoms in systems]))
+    unknown = np.array(model.elements_unknown(present.tolist()), int)
+    if not len(unknown):
+        return []
+    errors = []
+    positions = range(len(systems)) if indices is None else indices
+    for index, atoms in zip(positions, systems, strict=True):
+        found = unknown[np.isin(unknown, atoms.numbers)].tolist()
+        if found:
+            errors.append(StructureError(index, _problem(found, type(model).__name__)))
+    return errors
+
+
+def _problem(numbers: list[int], model: str) -> str:
+    names = ", ".join(map(element_name, numbers))
+    return (
+        f"{model} does not know {names}; leave the structure out, or give a model= that knows "
+        f"{'it' if len(numbers) == 1 else 'them'}"
+    )
 
 
 def _calculator(index: int, atoms: ase.Atoms) -> Any:

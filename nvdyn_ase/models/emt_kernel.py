@@ -99,38 +99,32 @@ class Scratch(NamedTuple):
 def evaluate(
     ptr: np.ndarray,
     positions: np.ndarray,
-    numbers: np.ndarray,
+    element: np.ndarray,
     cell: np.ndarray,
     slots: Slots,
     tables: Tables,
     with_forces: bool,
     results: Results,
-) -> int:
+) -> None:
     """Compute every system.
 
     Parameters
     ----------
     ptr
         First atom of each system, and the end, (B + 1,).
-    positions, numbers, cell
-        (V, 3) Å, (V,) and (B, 3, 3) Å.
+    positions, cell
+        (V, 3) and (B, 3, 3), Å.
+    element
+        (V,) uint64, row of each atom in the tables.
     slots, tables
         The pairs and the parameters.
     with_forces
         Fill forces and stress too.
     results
         What is filled.
-
-    Returns
-    -------
-    int
-        The first atom whose element has no parameters, and then nothing is filled; -1 if none is.
     """
-    element, unknown = _look_up(numbers, tables.row)
-    if unknown >= 0:
-        return unknown
     scratch, shifts = _make_scratch(ptr, slots)
-    sigma, slope = np.zeros(len(numbers)), np.empty(len(numbers))
+    sigma, slope = np.zeros(len(element)), np.empty(len(element))
     results.energies[:] = 0.0
     for b in range(len(ptr) - 1):
         first, last = ptr[b], ptr[b + 1]
@@ -157,18 +151,6 @@ def evaluate(
             zero = energy - energy  # not a number, if the energy is none
             _add_forces(first, last, zero, scratch, slope, results.forces, results.stress[b])
             _divide_by_volume(cell[b], results.stress[b])
-    return -1
-
-
-@njit(cache=True, error_model="numpy")
-def _look_up(numbers: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the row of each atom's element in the tables, and the first atom without one or -1."""
-    element = np.empty(len(numbers), np.uint64)
-    for a in range(len(numbers)):
-        if not 0 <= numbers[a] < len(row) or row[numbers[a]] < 0:
-            return element, a
-        element[a] = row[numbers[a]]
-    return element, -1
 
 
 @njit(cache=True, error_model="numpy")

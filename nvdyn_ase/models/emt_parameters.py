@@ -4,7 +4,6 @@ from math import log, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from ase.data import atomic_numbers
 from ase.units import Bohr
 
 # E0 (eV), s0 (bohr), V0 (eV), eta2, kappa and lambda (1/bohr), n0 (1/bohr³). The metals are those
@@ -40,8 +39,6 @@ class Tables(NamedTuple):
 
     Parameters
     ----------
-    row
-        (119,) int64, row of an atomic number in the other tables, or -1.
     rate
         (N, 2), eta2 and kappa / beta: decay of the two exponentials of an element, 1/Å.
     pair
@@ -55,7 +52,6 @@ class Tables(NamedTuple):
         atoms are no neighbours (Å).
     """
 
-    row: np.ndarray
     rate: np.ndarray
     pair: np.ndarray
     atom: np.ndarray
@@ -71,8 +67,6 @@ def make_tables(asap_cutoff: bool) -> Tables:
         The element with the largest s0 in a system sets its cutoff, as in ASAP, instead of that
         with the largest s0 of all.
     """
-    row = np.full(119, -1)
-    row[[atomic_numbers[symbol] for symbol in PARAMETERS]] = np.arange(len(PARAMETERS))
     e0, s0, v0, eta2, kappa, lamda, n0 = np.array(list(PARAMETERS.values())).T
     s0, eta2, kappa, lamda, n0 = s0 * Bohr, eta2 / Bohr, kappa / Bohr, lamda / Bohr, n0 / Bohr**3
     rate = np.stack([eta2, kappa / BETA], axis=1)
@@ -88,7 +82,7 @@ def make_tables(asap_cutoff: bool) -> Tables:
 
     atom = [e0, lamda, kappa, 6.0 * v0, 1.0 / (12.0 * gamma1), 1.0 / (BETA * eta2)]
     atom = [np.broadcast_to(column, gamma1.shape) for column in atom]
-    return Tables(row, rate, np.stack(pair, axis=3), np.stack(atom, axis=2), cutoff)
+    return Tables(rate, np.stack(pair, axis=3), np.stack(atom, axis=2), cutoff)
 
 
 def _cutoff(radius: float, asap_cutoff: bool) -> tuple[float, float, float]:

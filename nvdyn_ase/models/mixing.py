@@ -93,6 +93,12 @@ def rows_by_number(elements: tuple[int, ...]) -> np.ndarray:
     return rows
 
 
+def element_name(number: int) -> str:
+    """Return the symbol of an element, or words if there is none of this atomic number."""
+    known = 0 <= number < len(chemical_symbols)
+    return chemical_symbols[number] if known else f"element {number}"
+
+
 def _by_pair(name: str, values: Values) -> dict[tuple[int, int], float]:
     """Return what a dict gives for elements and pairs, by their sorted atomic numbers."""
     numbers: dict[tuple[int, int], float] = {}

@@ -1,4 +1,4 @@
-"""What the pair potentials share: from a batch to arrays and back, and the torch operations."""
+"""Potentials that are sums over pairs: from a batch to arrays and back, and torch operations."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_sum
 from nvdyn_ase.data.joining import boundaries
-from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs, NeighborConfig
-from nvdyn_ase.neighbors import DevicePairs, FlatPairs, Pairs
+from nvdyn_ase.models.base import ModelOutputs
+from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
+from nvdyn_ase.models.pair_model import PairModel, as_array
+from nvdyn_ase.neighbors import DevicePairs, Pairs
 
 #: Torch operations have this many pairs in memory at once, unless one system has more.
 PAIRS_AT_ONCE = 2**21
@@ -95,34 +96,15 @@ class Results(NamedTuple):
         )
 
 
-class PairPotential(BaseModelMixin):
-    """An energy that is a sum over pairs of atoms.
+class PairPotential(PairModel):
+    """An energy that is a sum over pairs of atoms; see :class:`PairModel`.
 
-    On the CPU a subclass runs loops of its own (:meth:`_run`); elsewhere its terms are torch
-    operations (:meth:`_terms`) on the flat pairs. All is computed in float64 and given in the type
-    of the positions. The list of pairs may be half or full and reach further than the cutoff: the
-    bits are the same.
+    A subclass has loops of its own for the CPU (:meth:`_run`), and torch operations for its terms
+    elsewhere (:meth:`_terms`).
 
     It gives ``stress``, ``atomic_energies`` and ``atomic_stresses`` if asked: each atom has half of
-    what its pairs have. The energy of a system with a position that is not finite is NaN.
-
-    Parameters
-    ----------
-    kinds
-        Row in the tables of each atomic number, unsigned, its last entry for all that are larger;
-        the largest row is that of unknown elements. None if every element is the same.
-
-    Attributes
-    ----------
-    any_neighbor_list
-        It takes half and full lists, and leaves out what is beyond its cutoff.
+    what its pairs have.
     """
-
-    any_neighbor_list = True
-
-    def __init__(self, kinds: np.ndarray | None = None) -> None:
-        self._kinds = kinds
-        self._tensors: dict[tuple[str, torch.device], Tensor] = {}
 
     @abstractmethod
     def _run(self, geometry: Geometry, slots: Slots, results: Results) -> None:
@@ -144,19 +126,6 @@ class PairPotential(BaseModelMixin):
             Rows of both atoms in the tables; None if there is one kind only.
         """
 
-    def forward(self, batch: Batch) -> ModelOutputs:
-        """Compute energy and forces, and what else is asked for.
-
-        Raises
-        ------
-        ValueError
-            The batch has no pairs, or they do not reach far enough.
-        """
-        pairs = pairs_of(batch, self.model_card.neighbor_config)
-        if isinstance(pairs, Pairs):
-            return self._forward_slots(batch, pairs)
-        return self.forward_torch(batch)
-
     def _asked(self) -> Asked:
         outputs = self.model_config.outputs
         return Asked(*(name in outputs for name in Asked._fields))
@@ -164,14 +133,12 @@ class PairPotential(BaseModelMixin):
     # ---------------------------------------------------------------- loops on the CPU
 
     def _forward_slots(self, batch: Batch, pairs: Pairs) -> ModelOutputs:
-        positions, cell = batch["positions"].detach(), batch["cell"].detach()
         ptr, asked = batch.host_ptr, self._asked()
-        results = Results.zeros(len(ptr) - 1, len(positions), asked)
+        results = Results.zeros(len(ptr) - 1, batch.num_nodes, asked)
         kinds = self._kinds_on_host(batch)
-        geometry = Geometry(ptr, _flat(positions), _flat(cell).reshape(-1, 3, 3), kinds)
+        positions, cell = as_array(batch["positions"]).reshape(-1), as_array(batch["cell"])
         slots = Slots(*(getattr(pairs, name) for name in Slots._fields))
-        self._run(geometry, slots, results)
-        failures = self._fail_unknown(batch, kinds, results)
+        self._run(Geometry(ptr, positions, cell, kinds), slots, results)
         values = {
             "energy": torch.from_numpy(results.energy.reshape(-1, 1)),
             "forces": torch.from_numpy(results.forces.reshape(-1, 3)),
@@ -181,48 +148,36 @@ class PairPotential(BaseModelMixin):
             for name, wanted in zip(Asked._fields, asked, strict=True)
             if wanted
         }
-        return ModelOutputs(_typed(values, positions.dtype), failures)
-
-    def _kinds_on_host(self, batch: Batch) -> np.ndarray:
-        if self._kinds is None:
-            return np.empty(0, np.uint64)
-        return self._kinds.take(batch["atomic_numbers"].numpy(), mode="clip")
-
-    def _fail_unknown(self, batch: Batch, kinds: np.ndarray, results: Results) -> dict[int, str]:
-        """Make the numbers of systems with an unknown element NaN, and return the reasons."""
-        if self._kinds is None or not (unknown := kinds == self._kinds.max()).any():
-            return {}
-        ptr, numbers, failures = batch.host_ptr, batch["atomic_numbers"].numpy(), {}
-        for row in np.unique(np.searchsorted(ptr, np.flatnonzero(unknown), side="right") - 1):
-            atoms = slice(ptr[row], ptr[row + 1])
-            names = sorted({_symbol(number) for number in numbers[atoms][unknown[atoms]]})
-            failures[int(row)] = f"{type(self).__name__} has no parameters for {', '.join(names)}"
-            results.energy[row] = np.nan
-            results.forces[3 * ptr[row] : 3 * ptr[row + 1]] = np.nan
-        return failures
+        return self._outputs(batch, values, self._failures(batch, kinds))
 
     # ---------------------------------------------------------------- torch operations
 
-    def forward_torch(self, batch: Batch) -> ModelOutputs:
-        """Compute the same with torch operations, on any device; see :meth:`forward`."""
-        pairs = pairs_of(batch, self.model_card.neighbor_config)
-        asked, dtype = self._asked(), batch["positions"].dtype
-        sums = torch.cat([self._sums(batch, pairs, *part) for part in _parts(pairs.num_pairs)])
-        outputs = {
+    def _forward_flat(self, batch: Batch, pairs: Pairs | DevicePairs) -> ModelOutputs:
+        asked, kinds = self._asked(), self._kinds_on_device(batch)
+        parts = _parts(pairs.num_pairs)
+        sums = torch.cat([self._sums(batch, pairs, kinds, *part) for part in parts])
+        values = {
             "energy": segment_sum(sums[:, 0].contiguous(), batch.ptr).view(-1, 1),
             "forces": sums[:, 1:4].contiguous(),
         }
         if asked.atomic_energies:
-            outputs["atomic_energies"] = sums[:, 0].contiguous()
-        volume = _volume(batch["cell"].detach().double())
+            values["atomic_energies"] = sums[:, 0].contiguous()
+        volume = volumes(batch["cell"].detach().double())
         if asked.stress:
             virial = segment_sum(sums[:, 4:].contiguous(), batch.ptr)
-            outputs["stress"] = _matrices(virial / volume)
+            values["stress"] = _matrices(virial / volume)
         if asked.atomic_stresses:
-            outputs["atomic_stresses"] = _matrices(sums[:, 4:] / volume[batch.batch])
-        return ModelOutputs(_typed(outputs, dtype))
+            values["atomic_stresses"] = _matrices(sums[:, 4:] / volume[batch.batch])
+        return self._outputs(batch, values, self._failures_on_device(batch, kinds))
 
-    def _sums(self, batch: Batch, pairs: Pairs | DevicePairs, first: int, last: int) -> Tensor:
+    def _sums(
+        self,
+        batch: Batch,
+        pairs: Pairs | DevicePairs,
+        kinds: Int[Tensor, " V"] | None,
+        first: int,
+        last: int,
+    ) -> Tensor:
         """Return energy, forces and, if there is use for it, virial of the atoms of some systems.
 
         Returns
@@ -233,82 +188,26 @@ class PairPotential(BaseModelMixin):
         flat, asked = pairs.flat(), self._asked()
         edges = slice(*boundaries(pairs.num_pairs)[[first, last]].tolist())
         atoms = slice(*batch.host_ptr[[first, last]].tolist())
-        i, j = flat.i[edges], flat.j[edges]
-        vectors = _vectors(batch, flat, edges)
-        x, y, z = vectors.unbind(1)
-        kinds = self._kinds_on_device(batch)
-        beyond, energy, slope = self._terms(
-            x * x + y * y + z * z, None if kinds is None else (kinds[i], kinds[j])
-        )
+        d = vectors(batch, flat, edges)
+        x, y, z = d.unbind(1)
+        both = None if kinds is None else (kinds[flat.i[edges]], kinds[flat.j[edges]])
+        beyond, energy, slope = self._terms(x * x + y * y + z * z, both)
         if not pairs.half:
-            beyond = beyond | _reversed(i, j, flat.shift[edges])
+            beyond = beyond | are_reversed(flat, edges)
         energy, slope = (torch.where(beyond, 0.0, term) for term in (energy, slope))
-        pulls = slope[:, None] * vectors
+        pulls = slope[:, None] * d
         columns = [0.5 * energy[:, None], pulls]
         if asked.stress or asked.atomic_stresses:
             px, py, pz = pulls.unbind(1)
             virial = [px * x, py * y, pz * z, py * z, px * z, px * y]
             columns.append(0.5 * torch.stack(virial, 1))
-        sums = _to_atoms(torch.cat(columns, 1), flat, edges, atoms)
+        whole = torch.cat(columns, 1)
+        own, others = sums_by_atom(flat, whole, whole, edges, atoms)
+        others[:, 1:4].neg_()  # forces on the two are opposite
+        sums = own + others
         positions = batch["positions"].detach().double()[atoms]
         sums[:, :4] += (positions - positions).sum(1, keepdim=True)
-        if kinds is not None and self._kinds is not None:
-            unknown = kinds[atoms] == int(self._kinds.max())
-            sums[:, :4] = torch.where(unknown[:, None], torch.nan, sums[:, :4])
         return sums
-
-    def _kinds_on_device(self, batch: Batch) -> Int[Tensor, " V"] | None:
-        if self._kinds is None:
-            return None
-        table = self._on(batch.device, "_kinds")
-        return table[batch["atomic_numbers"].clamp(0, len(table) - 1)]
-
-    def _on(self, device: torch.device, name: str) -> Tensor:
-        """Return a table as a tensor on a device, copied there once."""
-        if (name, device) not in self._tensors:
-            table = getattr(self, name)
-            table = table.astype(np.int64) if table.dtype == np.uint64 else table
-            self._tensors[name, device] = torch.as_tensor(table).to(device)
-        return self._tensors[name, device]
-
-
-def pairs_of(batch: Batch, config: NeighborConfig | None) -> Pairs | DevicePairs:
-    """Return the pairs of a batch.
-
-    Raises
-    ------
-    ValueError
-        There are none, or not those that the model needs.
-    """
-    pairs = batch.neighbors
-    assert config is not None
-    if pairs is None:
-        raise ValueError(
-            "the batch has no neighbour list; engines and calculators keep one, and elsewhere "
-            "NeighborList(**dict(model.model_card.neighbor_config)).update(batch) makes it"
-        )
-    if pairs.cutoff < config.cutoff:
-        raise ValueError(
-            f"the neighbour list reaches {pairs.cutoff} Å and the model needs {config.cutoff} Å"
-        )
-    if isinstance(pairs, Pairs) and len(pairs.start) != batch.num_nodes:
-        raise ValueError("the neighbour list is that of another batch; update it")
-    return pairs
-
-
-def _flat(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.numpy(), np.float64).reshape(-1)
-
-
-def _typed(outputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    if dtype is torch.float64:
-        return outputs
-    return {name: values.to(dtype) for name, values in outputs.items()}
-
-
-def _symbol(number: int) -> str:
-    known = 0 <= number < len(chemical_symbols)
-    return chemical_symbols[number] if known else f"element {number}"
 
 
 def _parts(num_pairs: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -320,41 +219,6 @@ def _parts(num_pairs: np.ndarray) -> Iterator[tuple[int, int]]:
             first, total = row, 0
         total += count
     yield first, len(num_pairs)
-
-
-def _vectors(batch: Batch, flat: FlatPairs, edges: slice) -> Float[Tensor, "E 3"]:
-    """Return the vectors of pairs, Å."""
-    positions, cell = batch["positions"].detach().double(), batch["cell"].detach().double()
-    s, h = flat.shift[edges].double(), cell[flat.system[edges]]
-    image = s[:, 0:1] * h[:, 0] + s[:, 1:2] * h[:, 1] + s[:, 2:3] * h[:, 2]
-    return positions[flat.j[edges]] - positions[flat.i[edges]] + image
-
-
-def _reversed(
-    i: Int[Tensor, " E"], j: Int[Tensor, " E"], shift: Int[Tensor, "E 3"]
-) -> Bool[Tensor, " E"]:
-    """Say which pairs of a full list are those of the half list the other way round."""
-    x, y, z = shift.unbind(1)
-    back = (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
-    return (j < i) | ((j == i) & back)
-
-
-def _to_atoms(
-    columns: Float[Tensor, "E K"], flat: FlatPairs, edges: slice, atoms: slice
-) -> Float[Tensor, "V K"]:
-    """Add the columns of pairs to both of their atoms; forces, columns 1 to 3, are opposite."""
-    ptrs = slice(atoms.start, atoms.stop + 1)
-    order = flat.transpose[edges] - edges.start
-    own = segment_sum(columns, flat.ptr[ptrs] - edges.start)
-    others = segment_sum(columns[order], flat.transpose_ptr[ptrs] - edges.start)
-    others[:, 1:4].neg_()
-    return own + others
-
-
-def _volume(cell: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 1"]:
-    """Return volumes, Å³; infinite where there is none, so that stresses vanish."""
-    volume = (cell[:, 0] * torch.linalg.cross(cell[:, 1], cell[:, 2])).sum(1, keepdim=True).abs()
-    return torch.where(volume == 0, torch.inf, volume)
 
 
 def _matrices(virial: Float[Tensor, "N 6"]) -> Float[Tensor, "N 3 3"]:

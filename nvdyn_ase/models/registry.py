@@ -167,7 +167,7 @@ def _factories(obj: Any) -> Iterator[Factory]:
         if name in _registered:
             yield _registered[name]
         entry = _CLASSES.get(name)
-        if entry is not None and not (entry.exact and (distance or _is_customised(obj))):
+        if entry is not None and not (entry.exact and (distance or is_customised(obj))):
             yield _load(entry.factory)
         if name in _brought():
             yield _load(_brought()[name])
@@ -177,8 +177,8 @@ def _class_names(kind: type) -> list[str]:
     return [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
 
 
-def _is_customised(obj: Any) -> bool:
-    """Say whether a method of the class was replaced on this very object."""
+def is_customised(obj: Any) -> bool:
+    """Say whether a method was replaced on this very object, other than by leaving results."""
     for name, value in getattr(obj, "__dict__", {}).items():
         # What leaves results in a calculator stands in for a method, and says what it replaced.
         value = getattr(value, "replaced", value)

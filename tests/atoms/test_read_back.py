@@ -6,7 +6,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, Hookean
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nvdyn_ase.atoms import batch_from_atoms, batch_to_atoms, read_back, write_back
@@ -35,12 +35,26 @@ def test_nothing_is_read_back_from_what_was_written(systems, copies):
         assert all(batch[key] is tensor for key, tensor in tensors.items())
 
 
+def atom_with(**arrays):
+    """Return one atom in a wire, held twice, with arrays of one number or row."""
+    atoms = ase.Atoms("Be", cell=[[0.0] * 3, [0, 4, 0], [0, 0, 5]], pbc=[False, False, True])
+    atoms.arrays |= {name: np.array([value]) for name, value in arrays.items()}
+    atoms.set_constraint([FixAtoms([0]), FixAtoms([0])])
+    return atoms
+
+
 @given(
     st.lists(structures(), min_size=1, max_size=3),
-    st.lists(structures(), min_size=3, max_size=3),
+    # Copied with atoms repeated, which ASE's constraints on distances do not survive.
+    st.lists(structures(constraints=False), min_size=3, max_size=3),
     st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@example(
+    [atom_with(a=0.0, a_3=[0j, 1j, 1j]), atom_with(), atom_with(a_=np.float32(1.0))],
+    [atom_with(a=-0.0, a_3=[-0j, 1j, 1j]), atom_with(a=-0.0, a_=np.pi), atom_with()],
+    False,
+)
+@settings(max_examples=40, deadline=None)
 def test_whatever_changed_is_in_the_batch(systems, others, copies):
     batch = batch_from_atoms(systems, copy_constraints=copies)
     untouched = systems[-1].copy()
@@ -59,6 +73,31 @@ def test_whatever_changed_is_in_the_batch(systems, others, copies):
     for atoms, found in zip(systems, batch_to_atoms(batch), strict=True):
         assert_same(atoms, found)
     assert_same(untouched, batch_to_atoms(batch)[-1])
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (np.float32(1.0), 1e-3),
+        (np.float16(1.0), np.float32(1e-3)),
+        (1.0, np.float32(1e-3)),
+        (np.complex64(1.0), 1e-3 + 1j),
+        (np.int8(1), 2**40),
+        (0.0, -0.0),
+        (-0.0, 0.0),
+        (0j, complex(-0.0, 0.0)),
+        (np.nan, -np.nan),
+    ],
+)
+def test_an_array_may_change_its_type_or_the_sign_of_zero(before, now, others):
+    systems = [atom_with(a=before) for _ in range(1 + others)]
+    batch = batch_from_atoms(systems)
+    systems[0].positions += 1.0
+    systems[0].arrays["a"] = np.array([now])
+    assert list(read_back(systems, batch)) == [0]
+    for atoms, found in zip(systems, batch_to_atoms(batch), strict=True):
+        assert_same(atoms, found)
 
 
 CHANGES = {

@@ -163,7 +163,7 @@ STEPS = st.tuples(st.sampled_from(sorted(CHANGES)), st.sampled_from(["fill", "as
 
 
 @given(st.lists(STEPS, min_size=1, max_size=8), st.booleans(), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_filling_and_asking_in_any_order(steps, shared, seed):
     rng = np.random.default_rng(seed)
     systems = [bulk("Cu"), bulk("Au")]

@@ -134,6 +134,10 @@ def test_elements_that_a_model_does_not_know():
     assert "EMT does not know Na, Cl; leave the structure out" in errors[1].problem
     errors = unsupported(systems, models.EMT(), indices=[10, 20, 30, 40])
     assert [error.index for error in errors] == [20, 40]
+    systems[0].numbers[0], systems[1].numbers[0] = 500, -3
+    assert "element 500" in unsupported(systems, models.EMT())[0].problem
+    assert "element -3" in unsupported(systems, models.EMT())[1].problem
+    systems[0].numbers[0], systems[1].numbers[0] = 29, 26
     assert unsupported([], models.EMT()) == []
     assert unsupported(systems, CalculatorModel(EMT())) == []
     # Together with what is wrong with structures themselves:

@@ -1,5 +1,7 @@
 """``EMT`` against ASE's, one by one, and what every model promises."""
 
+import re
+
 import ase.calculators.emt
 import numpy as np
 import pytest
@@ -342,12 +344,30 @@ def test_coincident_atoms_spoil_their_system_alone():
 
 @pytest.mark.parametrize("name", ["forward", "forward_torch"])
 @pytest.mark.parametrize(("number", "called"), [(26, "Fe"), (0, "X"), (500, "500"), (-3, "-3")])
-def test_an_unknown_element_is_named(name, number, called):
-    batch = listed(make_batch([bulk("Cu"), bulk("Cu") * 2, bulk("Au")]), MODELS[False])
+@pytest.mark.parametrize("asap", [False, True])
+def test_an_unknown_element_fails_its_system_alone(name, number, called, asap):
+    atoms = [bulk("Cu"), bulk("Cu") * 2, bulk("Au"), bulk("Al", cubic=True)]
+    model = EMT(asap)
+    model.model_config = ModelConfig(outputs=frozenset(OUTPUTS))
+    sound = listed(make_batch(atoms), model)
+    whole = getattr(model, name)(sound)
+    assert not whole.failures
+    batch = listed(make_batch(atoms), model)
     batch["atomic_numbers"] = batch["atomic_numbers"].clone()
     batch["atomic_numbers"][4] = number
-    with pytest.raises(ValueError, match=rf"no parameters for .*{called}, in system 1 "):
-        getattr(MODELS[False], name)(batch)
+    for _ in range(2):
+        outputs = getattr(model, name)(batch)
+        assert set(outputs) == set(OUTPUTS)
+        assert list(outputs.failures) == [1]
+        assert re.fullmatch(rf"EMT has no parameters for .*{called}", outputs.failures[1])
+        assert all(values.isnan().all() for values in own(outputs, batch, 1).values())
+        for row in (0, 2, 3):
+            assert_same(own(outputs, batch, row), own(whole, sound, row))
+        outputs.failures.clear()  # the caller's own
+    batch["atomic_numbers"][4] = 29
+    outputs = getattr(model, name)(batch)
+    assert not outputs.failures
+    assert_same(outputs, whole)
 
 
 def test_elements_that_change_in_place_are_noticed():

@@ -137,10 +137,13 @@ def test_elements_without_parameters_are_unknown_and_named():
         values = oracles.outputs(model, batch, torch_path)
         finite = values["energy"].isfinite().view(-1).tolist()
         assert finite == [True, False, False, True]
-        assert values["forces"].isnan().all(1).tolist() == [False] * 2 + [True] * 3 + [False] * 2
-    failures = oracles.outputs(model, batch).failures
-    assert list(failures) == [1, 2]
-    assert "Ne" in failures[1] and "He" in failures[2]
+        for name in ("forces", "atomic_energies", "atomic_stresses"):
+            bad = values[name].isnan().view(7, -1)
+            assert (bad.all(1) == bad.any(1)).all(), name
+            assert bad.all(1).tolist() == [False] * 2 + [True] * 3 + [False] * 2, name
+        assert values["stress"][1:3].isnan().all()
+        assert list(values.failures) == [1, 2]
+        assert "Ne" in values.failures[1] and "He" in values.failures[2]
 
 
 # -------------------------------------------------------------------------------- errors
