@@ -294,8 +294,10 @@ class BaseDynamics:
         for key, values in outputs.items():
             batch[key] = values
         batch.evaluated = Evaluated.now(batch, self.model)
-        if failures or outputs.failures:
-            self._note_failures(batch, outputs.failures | failures)
+        failures = outputs.failures | failures
+        new = {row: why for row, why in failures.items() if "failure" not in batch.host[row]}
+        if new:
+            self._note_failures(batch, new)
         return outputs
 
     def _note_failures(self, batch: Batch, failures: dict[int, str]) -> None:

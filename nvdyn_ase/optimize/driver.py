@@ -29,6 +29,9 @@ class AtomsDriver:
         The user's objects; they are written to in place.
     engine
         What moves them.
+    foreign
+        Those whose calculator, if any, is not what the engine's model stands for. The results are
+        not put into it, where they would mix with its own, but take its place.
 
     Attributes
     ----------
@@ -36,9 +39,12 @@ class AtomsDriver:
         All systems in the user's order; behind the run while one is open.
     """
 
-    def __init__(self, atoms: Sequence[ase.Atoms], engine: BaseDynamics) -> None:
+    def __init__(
+        self, atoms: Sequence[ase.Atoms], engine: BaseDynamics, foreign: Sequence[ase.Atoms] = ()
+    ) -> None:
         self.atoms = list(atoms)
         self.engine = engine
+        self._foreign = list(foreign)
         self.batch = batch_from_atoms(self.atoms, copy_constraints=False).to(engine.device)
         self._run: Run | None = None
         self._stale = False
@@ -153,6 +159,8 @@ class AtomsDriver:
     def _write(self) -> None:
         momenta = "velocities" in self.engine._mutable_fields
         results = self.engine.is_current(self.batch if self._run is None else self._run.batch)
+        while results and self._foreign:
+            self._foreign.pop().calc = None
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
         self._stale = False
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ase
 import numpy as np
 
-from nvdyn_ase.atoms import Result
+from nvdyn_ase.atoms import Result, unwrapped
 from nvdyn_ase.calculators import CalculatorModel, model_for
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
@@ -110,6 +110,7 @@ class EngineFacade(_Behind):
         self._single = not several
         if model is None:
             self._calculators = SeenCalculators(systems)
+        foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
         model = model_for(systems, model)
         if several:
             super().__init__(AtomsList(systems), **options)
@@ -119,7 +120,7 @@ class EngineFacade(_Behind):
         made = self._make_engine(model)
         for hook in self._hooks:
             made.register_hook(hook())
-        self._driver = AtomsDriver(systems, made)
+        self._driver = AtomsDriver(systems, made, foreign)
         self._prepare(model)
         self.optimizable = AtomsList(systems, self._driver)
         if several and trajectory is not None:

@@ -168,6 +168,20 @@ def test_a_model_for_structures_without_calculators(name):
 
 
 @facades
+def test_results_of_a_model_do_not_mix_with_another_calculator(name):
+    structures = metals(3)
+    other = structures[2].calc = LennardJones(sigma=2.0, epsilon=0.1, rc=4.0)
+    kept = structures[1].calc
+    FACADES[name](structures, model=kept).run(steps=3)
+    assert structures[1].calc is kept
+    assert structures[2].calc is not other
+    fresh = structures[2].copy()
+    fresh.calc = EMT()
+    for ask in ("get_potential_energy", "get_forces", "get_stress"):
+        np.testing.assert_allclose(getattr(structures[2], ask)(), getattr(fresh, ask)(), atol=1e-9)
+
+
+@facades
 def test_any_calculator_works_system_by_system_with_ases_number_of_calls(name):
     def make():
         structures = [molecule("H2O"), molecule("CH4"), molecule("CO")]
