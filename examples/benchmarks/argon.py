@@ -66,7 +66,7 @@ def parse() -> argparse.Namespace:
     add("--nvalchemi", metavar="PYTHON", help="interpreter that has nvalchemi-toolkit")
     add("--ase", action="store_true", help="also ASE, one structure after the other (slow)")
     sizes = ["64x32", "256x32", "1x4000"]
-    add("--sizes", nargs="+", type=size, default=list(map(size, sizes)), metavar="SYSTEMSxATOMS")
+    add("--sizes", nargs="*", type=size, default=list(map(size, sizes)), metavar="SYSTEMSxATOMS")
     add("--steps", type=int, default=200, help="steps in a block (default 200)")
     add("--ase-steps", type=int, default=20, help="steps in a block of ASE (default 20)")
     add("--repeats", type=int, default=5, help="blocks of each engine (default 5)")

@@ -59,10 +59,14 @@ class Ase:
         energies = np.array([atoms.get_potential_energy() for atoms in self.moving])
         return positions, velocities, energies
 
+    def restart(self) -> None:
+        """See ``worker_loop.Engine``."""
+        self.rattled = self._structures()
+
     def relax(self, fmax: float) -> Relaxed:
         """See ``worker_loop.Engine``."""
         evaluations = converged = 0
-        for atoms in self._structures():
+        for atoms in self.rattled:
             optimizer = self.make_optimizer(atoms, logfile=None)
             converged += bool(optimizer.run(fmax=fmax, steps=2000))
             evaluations += optimizer.nsteps + 1

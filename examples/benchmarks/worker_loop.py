@@ -39,8 +39,11 @@ class Engine(Protocol):
     def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return positions, velocities, both (systems, atoms, 3), and potential energies."""
 
+    def restart(self) -> None:
+        """Get ready to relax the systems that were placed, from where they were placed."""
+
     def relax(self, fmax: float) -> "Relaxed":
-        """Relax the systems that were placed, from where they were placed."""
+        """Relax them."""
 
 
 class Relaxed(dict[str, Any]):
@@ -165,6 +168,7 @@ def _state(engine: Engine) -> dict[str, Any]:
 
 
 def _relax(engine: Engine, fmax: float) -> dict[str, Any]:
+    engine.restart()
     times = _timed(lambda: engine.relax(fmax))
     return {"cpu": times["cpu"], "wall": times["wall"], **times["result"]}
 

@@ -96,16 +96,21 @@ class Nvalchemi:
         velocities = batch.velocities.numpy().reshape(self.shape)
         return positions, velocities, batch.energy.numpy().reshape(-1)
 
-    def relax(self, fmax: float) -> Relaxed:
-        """Relax with unit masses, as ASE's FIRE has them, and a system that is done stays put.
-
-        Converged systems remain in the batch, and in every forward pass, until the last is done.
-        """
-        criterion = self.dynamics.ConvergenceHook.from_fmax
-        batch = self._batch(self.systems, 1.0)
-        batch.velocities.zero_()
+    def restart(self) -> None:
+        """See ``worker_loop.Engine``."""
         count = len(self.systems)
-        batch["status"] = self.torch.zeros(count, 1, dtype=self.torch.long)
+        self.rattled = self._batch(self.systems, 1.0)
+        self.rattled.velocities.zero_()
+        self.rattled["status"] = self.torch.zeros(count, 1, dtype=self.torch.long)
+
+    def relax(self, fmax: float) -> Relaxed:
+        """Relax with unit masses, as ASE's FIRE has them, in a ``FusedStage`` of this one stage.
+
+        The stage ends when every system is done, and those that are stay in each forward pass until
+        then. ``FIRE`` by itself would go on: it computes the forces of a system that is held where
+        that system would have gone.
+        """
+        batch, count = self.rattled, len(self.systems)
         computed = needed = 0
 
         def note(_model, inputs, _output):
@@ -115,12 +120,11 @@ class Nvalchemi:
 
         model = self.engine.model
         handle = model.register_forward_hook(note)
-        freeze = criterion(fmax, source_status=0, target_status=1)
-        hooks = [self.hook, freeze]
+        criterion = self.dynamics.ConvergenceHook.from_fmax(fmax)
+        fire = self.dynamics.FIRE(model, dt=0.1, convergence_hook=criterion)
+        stage = self.dynamics.FusedStage([(0, fire)], hooks=[self.hook])
         try:
-            self._prime(batch)
-            fire = self.dynamics.FIRE(model, dt=0.1, hooks=hooks, convergence_hook=criterion(fmax))
-            fire.run(batch, n_steps=2000)
+            stage.run(batch, n_steps=2000)
         finally:
             handle.remove()
         converged = int((batch.status == 1).sum())

@@ -73,9 +73,13 @@ class Ours:
         velocities = batch["velocities"].numpy().reshape(shape)
         return positions, velocities, batch["energy"].numpy().reshape(-1)
 
+    def restart(self) -> None:
+        """See ``worker_loop.Engine``."""
+        self.rattled = self._batch()
+
     def relax(self, fmax: float) -> Relaxed:
         """See ``worker_loop.Engine``."""
-        batch, count = self._batch(), len(self.systems)
+        batch, count = self.rattled, len(self.systems)
         computed = 0
         forward = self.model.forward
 

@@ -79,6 +79,10 @@ class TorchSim:
         velocities = (state.momenta / MASS).numpy().reshape(self.shape)
         return positions, velocities, state.energy.numpy()
 
+    def restart(self) -> None:
+        """See ``worker_loop.Engine``."""
+        # ``optimize`` leaves the state that it is given as it is.
+
     def relax(self, fmax: float) -> Relaxed:
         """See ``worker_loop.Engine``."""
         computed = 0
