@@ -430,17 +430,18 @@ class Batch(Sizes):
         data._defaults = {key: value for key, value in self.defaults.items() if key in own}
         return data
 
-    def append(self, other: "Batch") -> None:
-        """Put the systems of another batch behind these, in place.
+    def append(self, *others: "Batch") -> None:
+        """Put the systems of another batch, or of several, behind these, in place.
 
-        Fields that only one side has are filled with their declared default.
+        Fields that only some have are filled with their declared default.
 
         Raises
         ------
         ValueError
             Such a field has no default; it is named.
         """
-        whole = Batch(*joined([self._part(), other._part()], self.device))
+        parts = [self._part(), *(other._part() for other in others)]
+        whole = Batch(*joined(parts, self.device))
         self.__dict__.clear()
         self.__dict__.update(whole.__dict__)
 

@@ -110,9 +110,8 @@ def _whole(parts: list[Batch], order: np.ndarray) -> Batch:
     for part in bare:
         for other in bare:
             _complete(part, other)
-    whole = bare[0]
-    for part in bare[1:]:
-        whole.append(part)
+    whole, *rest = bare
+    whole.append(*rest)
     return whole.index_select(order)
 
 
