@@ -11,6 +11,8 @@ from types import ModuleType
 import ase.md
 import ase.optimize
 
+from nvdyn_ase.optimize.driver import AtomsDriver
+
 #: Modules of nvdyn_ase, and the classes in them that stand in for ASE's of the same name and path.
 FACADES = {
     "optimize.fire": ["FIRE"],
@@ -45,11 +47,19 @@ def swap() -> int:
 
 
 def pytest_configure(config) -> None:
-    """Swap before the tests are collected."""
+    """Swap before the tests are collected, and count what the engine is asked to move."""
     assert swap() > 0
+    original = AtomsDriver.__init__
+
+    def counting(self, *arguments, **options):
+        config.engines = getattr(config, "engines", 0) + 1
+        original(self, *arguments, **options)
+
+    AtomsDriver.__init__ = counting
 
 
-def pytest_report_header(config) -> str:
-    """Say what was swapped."""
-    names = [name for names in FACADES.values() for name in names]
-    return f"nvdyn_ase stands in for {', '.join(names)}"
+def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
+    """Say what was swapped, and how often the engine came in."""
+    names = ", ".join(name for names in FACADES.values() for name in names)
+    engines = getattr(config, "engines", 0)
+    terminalreporter.write_line(f"nvdyn_ase stands in for {names}; engines made: {engines}")

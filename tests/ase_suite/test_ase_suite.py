@@ -17,15 +17,17 @@ EXCEPTIONS: dict[str, dict[str, str]] = {"as it comes": {}, "always": {}}
 @pytest.mark.parametrize("mode", ["as it comes", "always"])
 @pytest.mark.parametrize("package", ["ase.test.optimize", "ase.test.md"])
 def test_ase_itself_is_content(package, mode, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment.pop("NVDYN_ASE_ENGINE", None)
+    own = ("PYTEST_", "NVDYN_ASE_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if mode == "always":
         environment["NVDYN_ASE_ENGINE"] = "always"
     command = [sys.executable, "-m", "pytest", "--pyargs", package, "-q", "-rfE", "--tb=short"]
     command += ["-p", "tests.ase_suite.swap", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     report = done.stdout + done.stderr
-    assert "nvdyn_ase stands in for" in report, report
+    engines = re.search(r"nvdyn_ase stands in for .*; engines made: (\d+)", report)
+    assert engines and (int(engines[1]) > 0) == (mode == "always"), report
     passed = re.search(r"(\d+) passed", report)
     assert passed and int(passed[1]) > 40, report
     failed = set(re.findall(r"^(?:FAILED|ERROR) \S*?([\w.]+::\S+)", report, re.MULTILINE))
