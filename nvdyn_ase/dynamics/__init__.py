@@ -12,12 +12,13 @@ from nvdyn_ase.dynamics.hooks import (
     SnapshotHook,
 )
 from nvdyn_ase.dynamics.integrators import NVE, VelocityVerlet
-from nvdyn_ase.dynamics.optimizers import FIRE
+from nvdyn_ase.dynamics.optimizers import FIRE, LBFGS
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
 __all__ = [
     "FIRE",
+    "LBFGS",
     "NVE",
     "BaseDynamics",
     "ConvergenceCriterion",

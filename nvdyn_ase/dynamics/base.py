@@ -296,7 +296,7 @@ class BaseDynamics:
 
     def _defer_fmax(self, batch: Batch) -> None:
         self._fmax_source = batch["forces"]
-        batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch))
+        batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch.ptr))
 
     def prime(self, batch: Batch) -> None:
         """Make forces current if the method needs them and they are not."""
@@ -463,6 +463,9 @@ class BaseDynamics:
         self._constraints = self._mask = self._met = None
         if self._neighbors is not None and kept is not None:
             self._neighbors.select(kept)
+
+    def align_states(self, states: Sequence[Batch]) -> None:
+        """Make states of this engine fit one behind the other, where the shape of fields grows."""
 
     def adopt(self, batch: Batch) -> None:
         """Move this batch from now on; a batch that is new to the engine gets a new state."""

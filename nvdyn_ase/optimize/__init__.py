@@ -1,5 +1,6 @@
 """ASE's optimizers, for one Atoms or a list: the import is all that changes."""
 
 from nvdyn_ase.optimize.fire import FIRE
+from nvdyn_ase.optimize.lbfgs import LBFGS
 
-__all__ = ["FIRE"]
+__all__ = ["FIRE", "LBFGS"]

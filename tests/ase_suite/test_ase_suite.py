@@ -21,7 +21,7 @@ def test_ase_itself_is_content(package, mode, tmp_path):
     environment.pop("NVDYN_ASE_ENGINE", None)
     if mode == "always":
         environment["NVDYN_ASE_ENGINE"] = "always"
-    command = [sys.executable, "-m", "pytest", "--pyargs", package, "-q", "-rf", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", "--pyargs", package, "-rf", "--tb=short"]
     command += ["-p", "tests.ase_suite.swap", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     report = done.stdout + done.stderr

@@ -4,6 +4,7 @@ from torch import nn
 
 from nvdyn_ase.dynamics import (
     FIRE,
+    LBFGS,
     NVE,
     BaseDynamics,
     ConvergenceHook,
@@ -41,9 +42,11 @@ ENGINES = [
     lambda model, **engine: Downhill(model, **engine),
     lambda model, **engine: FIRE(model, **engine),
     lambda model, **engine: FIRE(model, downhill_check=True, **engine),
+    lambda model, **engine: LBFGS(model, scaled=False, memory=2, **engine),
+    lambda model, **engine: LBFGS(model, maxstep=0.05, **engine),
     lambda model, **engine: NVE(model, dt=0.3, **engine),
 ]
-IDS = ["downhill", "fire", "fire-check", "nve"]
+IDS = ["downhill", "fire", "fire-check", "lbfgs", "lbfgs-scaled", "nve"]
 engines = pytest.mark.parametrize("make", ENGINES, ids=IDS)
 
 
