@@ -12,7 +12,7 @@ from nvdyn_ase.dynamics.hooks import (
     SnapshotHook,
 )
 from nvdyn_ase.dynamics.integrators import NVE, VelocityVerlet
-from nvdyn_ase.dynamics.optimizers import FIRE, LBFGS
+from nvdyn_ase.dynamics.optimizers import FIRE, LBFGS, MDMin
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
@@ -28,6 +28,7 @@ __all__ = [
     "HookStageEnum",
     "HostMemory",
     "LoggingHook",
+    "MDMin",
     "NaNDetectorHook",
     "NeighborListHook",
     "Outcome",

@@ -2,5 +2,6 @@
 
 from nvdyn_ase.optimize.fire import FIRE
 from nvdyn_ase.optimize.lbfgs import LBFGS
+from nvdyn_ase.optimize.mdmin import MDMin
 
-__all__ = ["FIRE", "LBFGS"]
+__all__ = ["FIRE", "LBFGS", "MDMin"]

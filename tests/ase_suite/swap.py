@@ -15,6 +15,7 @@ import ase.optimize
 FACADES = {
     "optimize.fire": ["FIRE"],
     "optimize.lbfgs": ["LBFGS"],
+    "optimize.mdmin": ["MDMin"],
     "md.verlet": ["VelocityVerlet"],
 }
 

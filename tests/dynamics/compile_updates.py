@@ -2,10 +2,11 @@
 
 import torch
 
-from nvdyn_ase.dynamics import FIRE, LBFGS
+from nvdyn_ase.dynamics import FIRE, LBFGS, MDMin
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, learn, limited, newton_step
+from nvdyn_ase.dynamics.optimizers.mdmin import MDMinState, mdmin_step
 from tests.wells import Well, wells
 
 
@@ -41,6 +42,12 @@ def main() -> None:
         compare(fire_step, batch["forces"], state, constants, uphill, batch.batch, batch.ptr3)
     print("fire_step")
     compare_lbfgs(batch)
+    engine = MDMin(Well())
+    engine.run(batch, n_steps=2)
+    state = MDMinState(*(engine.state[key] for key in MDMinState._fields))
+    limits, atoms = (engine.state["dt"], engine.state["maxstep"]), (batch.batch, batch.ptr)
+    compare(mdmin_step, batch["forces"], state, *limits, *atoms, batch.ptr3)
+    print("mdmin_step")
     masses = batch["atomic_masses"].view(-1, 1)
     compare(kick, batch["velocities"], batch["forces"], masses, 0.1)
     print("kick")

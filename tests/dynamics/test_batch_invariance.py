@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import FIRE, LBFGS, NVE, ConvergenceHook
+from nvdyn_ase.dynamics import FIRE, LBFGS, NVE, ConvergenceHook, MDMin
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
 
@@ -17,6 +17,7 @@ ENGINES = {
     ),
     "lbfgs": lambda: LBFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "lbfgs, as in ase": lambda: LBFGS(EMT(), scaled=False, memory=20),
+    "mdmin": lambda: MDMin(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "nve": lambda: NVE(EMT(), dt=0.3),
 }
 KEYS = ("positions", "velocities", "forces", "energy", "steps", "evaluations", "outcome", "fmax")

@@ -10,6 +10,7 @@ from nvdyn_ase.dynamics import (
     ConvergenceHook,
     HookStageEnum,
     HostMemory,
+    MDMin,
     NaNDetectorHook,
     Outcome,
     SnapshotHook,
@@ -44,9 +45,10 @@ ENGINES = [
     lambda model, **engine: FIRE(model, downhill_check=True, **engine),
     lambda model, **engine: LBFGS(model, scaled=False, memory=2, **engine),
     lambda model, **engine: LBFGS(model, maxstep=0.05, **engine),
+    lambda model, **engine: MDMin(model, **engine),
     lambda model, **engine: NVE(model, dt=0.3, **engine),
 ]
-IDS = ["downhill", "fire", "fire-check", "lbfgs", "lbfgs-scaled", "nve"]
+IDS = ["downhill", "fire", "fire-check", "lbfgs", "lbfgs-scaled", "mdmin", "nve"]
 engines = pytest.mark.parametrize("make", ENGINES, ids=IDS)
 
 

@@ -2,5 +2,6 @@
 
 from nvdyn_ase.dynamics.optimizers.fire import FIRE
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGS
+from nvdyn_ase.dynamics.optimizers.mdmin import MDMin
 
-__all__ = ["FIRE", "LBFGS"]
+__all__ = ["FIRE", "LBFGS", "MDMin"]
