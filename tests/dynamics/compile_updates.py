@@ -2,9 +2,10 @@
 
 import torch
 
-from nvdyn_ase.dynamics import FIRE, LBFGS, MDMin
+from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, MDMin
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
+from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2Constants, FIRE2State, fire2_step
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, learn, limited, newton_step
 from nvdyn_ase.dynamics.optimizers.mdmin import MDMinState, mdmin_step
 from tests.wells import Well, wells
@@ -41,6 +42,13 @@ def main() -> None:
     for uphill in (None, torch.tensor([[True], [False]])):
         compare(fire_step, batch["forces"], state, constants, uphill, batch.batch, batch.ptr3)
     print("fire_step")
+    fire2 = FIRE2(Well())
+    fire2.run(batch, n_steps=2)
+    state = FIRE2State(*(fire2.state[key] for key in FIRE2State._fields))
+    constants = FIRE2Constants(*(fire2.state[key] for key in FIRE2Constants._fields))
+    for use_abc in (False, True):
+        compare(fire2_step, batch["forces"], state, constants, use_abc, batch.batch, batch.ptr3)
+    print("fire2_step")
     compare_lbfgs(batch)
     engine = MDMin(Well())
     engine.run(batch, n_steps=2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nvdyn_ase.dynamics import FIRE, LBFGS, NVE, ConvergenceHook, MDMin
+from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, NVE, ConvergenceHook, MDMin
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from tests.wells import wells
 
@@ -63,6 +63,8 @@ ENGINES = {
         lambda model: FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True)),
     ),
     "fire with a check": (80, lambda model: FIRE(model, downhill_check=True)),
+    "fire2": (80, FIRE2),
+    "abc-fire": (80, lambda model: FIRE2(model, use_abc=True)),
     "lbfgs": (100, LBFGS),
     "mdmin": (60, MDMin),
     "lbfgs, as in ase": (100, lambda model: LBFGS(model, scaled=False)),
@@ -93,6 +95,7 @@ def test_update_rules_compile_whole():
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "fire_step",
+        "fire2_step",
         "learn",
         "newton_step",
         "limited",
