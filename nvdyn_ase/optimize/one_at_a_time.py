@@ -1,6 +1,7 @@
 """ASE's optimizers that have no engine: one Atoms as in ASE, and a list is refused."""
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import nvdyn_ase.optimize
 from nvdyn_ase.optimize.optimize import OptimizerFacade
@@ -13,6 +14,13 @@ else:
 
 class OneAtATime(_Behind):
     """Put before an ASE optimizer, says what to do about a list instead of failing on it."""
+
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        behind = cls.__mro__[cls.__mro__.index(OneAtATime) + 1]
+        cls.__signature__ = inspect.signature(behind)
 
     def __init__(self, atoms: Any, *args: Any, **kwargs: Any) -> None:
         refuse_several(atoms, type(self).__name__)

@@ -77,7 +77,7 @@ def test_a_line_search_is_for_one_atoms(monkeypatch):
     for options in ({}, {"model": "emt"}):
         with pytest.raises(ValueError, match="one Atoms"):
             LBFGS(metals(2), use_line_search=True, **options)
-    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE, LBFGS"):
+    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE2, LBFGS"):
         LBFGSLineSearch(metals(2))
     monkeypatch.setenv("NVDYN_ASE_ENGINE", "always")
     ours, theirs = metals(1)[0], metals(1)[0]
