@@ -12,12 +12,14 @@ from nvdyn_ase.dynamics.hooks import (
     SnapshotHook,
 )
 from nvdyn_ase.dynamics.integrators import NVE, VelocityVerlet
-from nvdyn_ase.dynamics.optimizers import FIRE
+from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
 __all__ = [
     "FIRE",
+    "FIRE2",
+    "LBFGS",
     "NVE",
     "BaseDynamics",
     "ConvergenceCriterion",
@@ -27,6 +29,7 @@ __all__ = [
     "HookStageEnum",
     "HostMemory",
     "LoggingHook",
+    "MDMin",
     "NaNDetectorHook",
     "NeighborListHook",
     "Outcome",

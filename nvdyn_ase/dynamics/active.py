@@ -93,7 +93,9 @@ class ActiveSystems:
             return self.engine.state
         parts = [*self._left, (self.rows, self.batch, self.engine.state)]
         order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-        return _whole([state for _, _, state in parts], order)
+        states = [state for _, _, state in parts]
+        self.engine.align_states(states)
+        return _whole(states, order)
 
     def adopt_home(self) -> None:
         """End the split and go on from the user's batch as it stands."""

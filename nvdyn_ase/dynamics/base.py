@@ -38,7 +38,9 @@ class BaseDynamics:
     (after them). It needs to know nothing of systems that are done or of batches that change: what
     it does to a system that is frozen is undone here. It names the fields it changes in
     ``_mutable_fields`` and the parameters that may differ between systems in ``_per_system``; if it
-    replaces tensors and never writes into them, ``_writes_in_place = False`` saves copies.
+    replaces tensors and never writes into them, ``_writes_in_place = False`` saves copies. A method
+    whose steps may take several forward passes says so with ``_tries = True`` and
+    :meth:`within_step`.
 
     Parameters
     ----------
@@ -78,6 +80,7 @@ class BaseDynamics:
     __provides_keys__: ClassVar[Iterable[str]] = frozenset()
     _mutable_fields: ClassVar[tuple[str, ...]] = ("positions", "velocities")
     _writes_in_place: ClassVar[bool] = True
+    _tries: ClassVar[bool] = False
     _per_system: ClassVar[tuple[str, ...]] = ()
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
@@ -143,6 +146,10 @@ class BaseDynamics:
 
     def post_update(self, batch: Batch) -> None:
         """Move the batch after the forces are computed."""
+
+    def within_step(self, batch: Batch) -> Bool[Tensor, "B 1"] | None:
+        """Return the systems that need another forward pass to end their step; None for nobody."""
+        return None
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         """Return the state of ``n`` systems that the method has not moved yet.
@@ -329,7 +336,7 @@ class BaseDynamics:
 
     def _defer_fmax(self, batch: Batch) -> None:
         self._fmax_source = batch["forces"]
-        batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch))
+        batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch.ptr))
 
     def prime(self, batch: Batch) -> None:
         """Make forces current if the method needs them and they are not."""
@@ -420,8 +427,16 @@ class BaseDynamics:
         if type(self).post_update is not BaseDynamics.post_update:
             self._update(self.post_update, batch)
         self._fire(stage.AFTER_POST_UPDATE, batch)
-        count(batch, "steps", self.active(batch))
+        self._count_steps(batch)
         self._fire(stage.AFTER_STEP, batch)
+
+    def _count_steps(self, batch: Batch) -> None:
+        active, within = self.active(batch), self.within_step(batch)
+        if within is None:
+            count(batch, "steps", active)
+            return
+        ended = ~within if active is None else active.system & ~within
+        batch["steps"] = batch["steps"] + ended
 
     def graduate(self, batch: Batch) -> None:
         """Test convergence and freeze the systems that meet the criterion."""
@@ -436,7 +451,10 @@ class BaseDynamics:
     def _test(self, batch: Batch, at_start: bool = False) -> Bool[Tensor, " B"] | None:
         hook = self.convergence_hook
         due = hook is not None and (at_start or self.step_count % hook.frequency == 0)
-        return hook.evaluate_mask(batch) if hook is not None and due else None
+        if hook is None or not due:
+            return None
+        mask, within = hook.evaluate_mask(batch), self.within_step(batch)
+        return mask if within is None else mask & ~within.view(-1)
 
     def _announce(self, batch: Batch, newly: Bool[Tensor, " B"]) -> None:
         self.newly_converged = newly
@@ -502,6 +520,9 @@ class BaseDynamics:
         if self._neighbors is not None and kept is not None:
             self._neighbors.select(kept)
 
+    def align_states(self, states: Sequence[Batch]) -> None:
+        """Make states of this engine fit one behind the other, where the shape of fields grows."""
+
     def adopt(self, batch: Batch) -> None:
         """Move this batch from now on; a batch that is new to the engine gets a new state."""
         open_batch(batch)
@@ -537,12 +558,10 @@ class BaseDynamics:
         if self.debug_mode:
             logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
         with self.entered_hooks():
-            steps = Run(self, batch)
-            done = 0
+            steps = Run(self, batch, limit)
             try:
-                while not steps.settle() and (limit is None or done < limit):
+                while not steps.settle():
                     steps.advance()
-                    done += 1
             finally:
                 steps.close()
         close_run(batch, self.exit_status)

@@ -2,9 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.active import ActiveSystems
 from nvdyn_ase.dynamics.lifecycle import Rollback, open_batch
+from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.readback import Readback
 
 if TYPE_CHECKING:
@@ -23,6 +28,8 @@ class Run:
         Who moves.
     batch
         The user's batch. Systems that an earlier run finished are reopened.
+    n_steps
+        Steps of every system; None for no limit.
 
     Attributes
     ----------
@@ -30,8 +37,10 @@ class Run:
         What still moves, and where it stands in the user's batch.
     """
 
-    def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
+    def __init__(self, engine: "BaseDynamics", batch: Batch, n_steps: int | None = None) -> None:
         self.engine = engine
+        self.n_steps = n_steps
+        self._done = 0
         engine.begin_run()
         open_batch(batch, reopen_below=engine.exit_status)
         engine.adopt(batch)
@@ -39,6 +48,10 @@ class Run:
         frozen = (batch["status"].view(-1) >= engine.exit_status).cpu().numpy()
         if not frozen.any():
             engine.nobody_is_frozen(batch)
+        self._last_step: Tensor | None = None
+        if engine._tries and n_steps is not None:
+            # Each system has its own number of forward passes to its last step.
+            self._last_step = batch["steps"] + n_steps
         self.systems = ActiveSystems(engine, batch)
         self._readback = Readback()
 
@@ -56,6 +69,10 @@ class Run:
         batch, engine = self.batch, self.engine
         engine.prime(batch)
         engine.graduate(batch)
+        if self._last_step is not None:
+            engine.retire(batch, (batch["steps"] >= self._last_step).view(-1), Outcome.BUDGET)
+        elif self.n_steps is not None and self._done >= self.n_steps:
+            return True
         if engine.active(batch) is None:
             return False
         status = self._readback.exchange(batch["status"].view(-1))
@@ -70,6 +87,9 @@ class Run:
         self.systems.release(frozen)
         if self.batch is not batch:
             self._readback.forget()
+            if self._last_step is not None:
+                staying = torch.as_tensor(np.flatnonzero(~frozen), device=self.batch.device)
+                self._last_step = self._last_step.index_select(0, staying)
         return False
 
     def advance(self) -> None:
@@ -77,6 +97,26 @@ class Run:
         with Rollback(self.engine, self.batch):
             self.engine.advance(self.batch)
         self.engine.step_count += 1
+        self._done += 1
+
+    def advance_together(self) -> None:
+        """Do one whole step of every system; who ends it early waits for those who try again."""
+        engine, batch = self.engine, self.batch
+        with Rollback(engine, batch):
+            self.advance()
+            while (trying := self._trying()) is not None:
+                status = batch["status"]
+                held = ~trying.view(status.shape) & (status < engine.exit_status)
+                batch["status"] = torch.where(held, engine.exit_status, status)
+                self.advance()
+                batch["status"] = torch.where(held, status, batch["status"])
+
+    def _trying(self) -> Tensor | None:
+        within = self.engine.within_step(self.batch) if self.engine._tries else None
+        if within is None:
+            return None
+        trying = within & (self.batch["status"].view(-1, 1) < self.engine.exit_status)
+        return trying if bool(trying.any()) else None
 
     def close(self) -> Batch:
         """Bring the user's batch and the engine's state up to date, and return the batch."""

@@ -85,7 +85,7 @@ class AtomsDriver:
     def advance(self) -> None:
         """Do one step."""
         self._gathered = False
-        self.run.advance()
+        self.run.advance_together()
         self._stale = True
 
     def step(self) -> None:

@@ -71,7 +71,7 @@ def read_state(path: str | Path, state: Batch, method: str) -> dict[str, Tensor]
             f"{len(state)} with {sum(state.num_nodes_list)}"
         )
     return {
-        key: torch.as_tensor(np.asarray(fields[key])).to(tensor).view(tensor.shape)
+        key: torch.as_tensor(np.asarray(fields[key])).to(tensor)
         for key, tensor in state
         if key in fields
     }

@@ -16,6 +16,9 @@ from nvdyn_ase.optimize.driver import AtomsDriver
 #: Modules of nvdyn_ase, and the classes in them that stand in for ASE's of the same name and path.
 FACADES = {
     "optimize.fire": ["FIRE"],
+    "optimize.fire2": ["FIRE2"],
+    "optimize.lbfgs": ["LBFGS"],
+    "optimize.mdmin": ["MDMin"],
     "md.verlet": ["VelocityVerlet"],
 }
 

@@ -2,9 +2,12 @@
 
 import torch
 
-from nvdyn_ase.dynamics import FIRE
+from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, MDMin
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
+from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2Constants, FIRE2State, fire2_step
+from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, learn, limited, newton_step
+from nvdyn_ase.dynamics.optimizers.mdmin import MDMinState, mdmin_step
 from tests.wells import Well, wells
 
 
@@ -12,6 +15,21 @@ def compare(update, *arguments) -> None:
     """Compile an update without a break in its graph, and compare what it gives."""
     compiled = torch.compile(update, fullgraph=True, backend="eager")(*arguments)
     torch.testing.assert_close(compiled, update(*arguments), rtol=0, atol=0)
+
+
+def compare_lbfgs(batch) -> None:
+    """Compare the update rules of L-BFGS."""
+    engine = LBFGS(Well())
+    engine.run(batch, n_steps=3)
+    state = LBFGSState(*(engine.state[key] for key in LBFGSState._fields))
+    forces, atoms = batch["forces"], (batch.batch, batch.ptr)
+    for scaled in (False, True):
+        compare(learn, batch["positions"], forces, state, 100, scaled, *atoms, batch.ptr3)
+    print("learn")
+    compare(newton_step, forces, state, *atoms)
+    print("newton_step")
+    compare(limited, forces, engine.state["maxstep"], engine.state["damping"], *atoms)
+    print("limited")
 
 
 def main() -> None:
@@ -24,6 +42,20 @@ def main() -> None:
     for uphill in (None, torch.tensor([[True], [False]])):
         compare(fire_step, batch["forces"], state, constants, uphill, batch.batch, batch.ptr3)
     print("fire_step")
+    fire2 = FIRE2(Well())
+    fire2.run(batch, n_steps=2)
+    state = FIRE2State(*(fire2.state[key] for key in FIRE2State._fields))
+    constants = FIRE2Constants(*(fire2.state[key] for key in FIRE2Constants._fields))
+    for use_abc in (False, True):
+        compare(fire2_step, batch["forces"], state, constants, use_abc, batch.batch, batch.ptr3)
+    print("fire2_step")
+    compare_lbfgs(batch)
+    engine = MDMin(Well())
+    engine.run(batch, n_steps=2)
+    state = MDMinState(*(engine.state[key] for key in MDMinState._fields))
+    limits, atoms = (engine.state["dt"], engine.state["maxstep"]), (batch.batch, batch.ptr)
+    compare(mdmin_step, batch["forces"], state, *limits, *atoms, batch.ptr3)
+    print("mdmin_step")
     masses = batch["atomic_masses"].view(-1, 1)
     compare(kick, batch["velocities"], batch["forces"], masses, 0.1)
     print("kick")

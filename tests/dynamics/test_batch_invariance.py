@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, NVE, ConvergenceHook, MDMin
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
 
@@ -15,6 +15,11 @@ ENGINES = {
     "fire, checked": lambda: FIRE(
         EMT(), downhill_check=True, convergence_hook=ConvergenceHook.from_fmax(0.05)
     ),
+    "fire2": lambda: FIRE2(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "abc-fire, endless": lambda: FIRE2(EMT(), use_abc=True, dtmax=2.0, Nmin=3),
+    "lbfgs": lambda: LBFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "lbfgs, as in ase": lambda: LBFGS(EMT(), scaled=False, memory=20),
+    "mdmin": lambda: MDMin(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "nve": lambda: NVE(EMT(), dt=0.3),
 }
 KEYS = ("positions", "velocities", "forces", "energy", "steps", "evaluations", "outcome", "fmax")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, NVE, ConvergenceHook, MDMin
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from tests.wells import wells
 
@@ -63,6 +63,12 @@ ENGINES = {
         lambda model: FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True)),
     ),
     "fire with a check": (80, lambda model: FIRE(model, downhill_check=True)),
+    "fire2": (80, FIRE2),
+    "abc-fire": (80, lambda model: FIRE2(model, use_abc=True)),
+    "lbfgs": (100, LBFGS),
+    "mdmin": (60, MDMin),
+    "lbfgs, as in ase": (100, lambda model: LBFGS(model, scaled=False)),
+    "lbfgs with a short memory": (100, lambda model: LBFGS(model, memory=3)),
 }
 
 
@@ -87,4 +93,12 @@ def test_update_rules_compile_whole():
     command = [sys.executable, "-m", "tests.dynamics.compile_updates"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["fire_step", "kick"]
+    assert done.stdout.split() == [
+        "fire_step",
+        "fire2_step",
+        "learn",
+        "newton_step",
+        "limited",
+        "mdmin_step",
+        "kick",
+    ]

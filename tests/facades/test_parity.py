@@ -9,7 +9,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 from nvdyn_ase.md import VelocityVerlet
-from nvdyn_ase.optimize import FIRE
+from nvdyn_ase.optimize import FIRE, FIRE2, LBFGS, MDMin
 from tests.systems import ARGON, argon, copper_slab, mixed, with_velocities
 
 
@@ -52,6 +52,26 @@ METHODS = {
         *(ase.optimize.FIRE, FIRE),
         {"logfile": None, "downhill_check": True, "dtmax": 3.0, "maxstep": 0.5},
     ),
+    "FIRE2": (ase.optimize.FIRE2, FIRE2, {"logfile": None}),
+    "FIRE2, long steps": (
+        *(ase.optimize.FIRE2, FIRE2),
+        {"logfile": None, "dt": 0.4, "dtmax": 3.0, "Nmin": 3, "maxstep": 0.3},
+    ),
+    "ABC-FIRE": (ase.optimize.FIRE2, FIRE2, {"logfile": None, "use_abc": True}),
+    "ABC-FIRE, long steps": (
+        *(ase.optimize.FIRE2, FIRE2),
+        {"logfile": None, "dt": 0.4, "dtmax": 3.0, "Nmin": 3, "maxstep": 0.1, "use_abc": True},
+    ),
+    "LBFGS": (ase.optimize.LBFGS, LBFGS, {"logfile": None}),
+    "LBFGS, short memory": (
+        *(ase.optimize.LBFGS, LBFGS),
+        {"logfile": None, "memory": 5, "damping": 0.8, "alpha": 40.0, "maxstep": 0.1},
+    ),
+    "MDMin": (ase.optimize.MDMin, MDMin, {"logfile": None}),
+    "MDMin, short steps": (
+        *(ase.optimize.MDMin, MDMin),
+        {"logfile": None, "dt": 0.4, "maxstep": 0.04},
+    ),
     "VelocityVerlet": (ase.md.VelocityVerlet, VelocityVerlet, {"timestep": units.fs}),
 }
 
@@ -70,6 +90,29 @@ def trajectory(dynamics, atoms_list, steps):
     return frames
 
 
+def lifetime(frames):
+    """Count the frames until ASE's L-BFGS divides by zero, after a step that moved nothing."""
+    return next((i for i, frame in enumerate(frames) if np.isnan(frame).any()), len(frames))
+
+
+def calculations(frames):
+    """Count what ASE computes: not again what has moved by less than 1e-15 Å, at the very end."""
+    computed = [frames[0][0]]
+    for (positions,) in frames[1:]:
+        if np.abs(positions - computed[-1]).max() > 1e-15:
+            computed.append(positions)
+    return len(computed)
+
+
+def tolerance(method, step):
+    """Return how far to be from ASE, Å.
+
+    MDMin amplifies the last bit: ASE against ASE, started one ulp apart, differs by 1e-8 Å after 60
+    steps on these slabs.
+    """
+    return 1e-7 if method.startswith("MDMin") and step > 20 else 1e-10
+
+
 @SETS
 @pytest.mark.parametrize("method", METHODS)
 def test_every_step_is_ases(make, method):
@@ -85,26 +128,38 @@ def test_every_step_is_ases(make, method):
     assert len(frames) == 61
     for index, atoms in enumerate(structures):
         expected = trajectory(theirs(atoms, **options), [atoms], 60)
-        for step in range(61):
+        alive = lifetime(expected)
+        assert alive == 61 or (method.startswith("LBFGS") and np.isfinite(frames[-1][index]).all())
+        for step in range(alive):
             error = np.abs(frames[step][index] - expected[step][0]).max()
-            assert error < 1e-10, (index, step, error)
+            assert error < tolerance(method, step), (index, step, error)
         result = dynamics.results[index]
-        if "downhill_check" not in options:
-            assert result.evaluations == atoms.calc.calls == 61
+        if ours is FIRE2:  # half a step back has a force call of its own
+            assert result.evaluations == atoms.calc.calls >= 61
+        elif "downhill_check" not in options:
+            assert result.evaluations == 61
+        if alive < 61:
+            continue
+        if "downhill_check" not in options and ours is not FIRE2:
+            assert atoms.calc.calls == calculations(expected)
+        if tolerance(method, 60) > 1e-10:
+            continue
         np.testing.assert_allclose(batch[index].get_momenta(), atoms.get_momenta(), atol=1e-10)
         assert result.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
 
 
 @SETS
-def test_the_same_converged_step(make):
+@pytest.mark.parametrize("name", ["FIRE", "FIRE2", "ABC-FIRE", "LBFGS", "MDMin"])
+def test_the_same_converged_step(make, name):
+    theirs, ours, options = METHODS[name]
     (structures, counting), (batch, _) = make(), make()
     for one, other in zip(structures, batch, strict=True):
         one.calc = counting()
         other.calc = PLAIN[type(one.calc)]()
-    optimizer = FIRE(batch, logfile=None)
+    optimizer = ours(batch, **options)
     assert optimizer.run(fmax=0.05, steps=400) is True
     for atoms, result in zip(structures, optimizer.results, strict=True):
-        reference = ase.optimize.FIRE(atoms, logfile=None)
+        reference = theirs(atoms, **options)
         assert reference.run(fmax=0.05, steps=400)
         assert result.converged
         assert result.steps == reference.nsteps

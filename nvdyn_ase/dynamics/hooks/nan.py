@@ -36,5 +36,5 @@ class NaNDetectorHook:
 
         Zero times a finite number is zero, and NaN is not equal to zero.
         """
-        largest = batch["fmax"] if "fmax" in batch else largest_norm(batch["forces"], batch)
+        largest = batch["fmax"] if "fmax" in batch else largest_norm(batch["forces"], batch.ptr)
         dynamics.retire(batch, ((largest + batch["energy"]) * 0.0 != 0.0).view(-1), Outcome.NAN)

@@ -1,5 +1,8 @@
 """Optimizers: engines that go downhill."""
 
 from nvdyn_ase.dynamics.optimizers.fire import FIRE
+from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2
+from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGS
+from nvdyn_ase.dynamics.optimizers.mdmin import MDMin
 
-__all__ = ["FIRE"]
+__all__ = ["FIRE", "FIRE2", "LBFGS", "MDMin"]

@@ -1,0 +1,9 @@
+"""BFGS that climbs along an internal coordinate, for one Atoms."""
+
+import ase.optimize.climbfixinternals
+
+from nvdyn_ase.optimize.one_at_a_time import OneAtATime
+
+
+class BFGSClimbFixInternals(OneAtATime, ase.optimize.climbfixinternals.BFGSClimbFixInternals):
+    """``ase.optimize.climbfixinternals.BFGSClimbFixInternals`` as it is; it takes one Atoms."""

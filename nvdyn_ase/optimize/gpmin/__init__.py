@@ -1,0 +1,1 @@
+"""Gaussian process minimization, for one Atoms."""

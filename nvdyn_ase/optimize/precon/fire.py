@@ -1,0 +1,9 @@
+"""Preconditioned FIRE, for one Atoms."""
+
+import ase.optimize.precon.fire
+
+from nvdyn_ase.optimize.one_at_a_time import OneAtATime
+
+
+class PreconFIRE(OneAtATime, ase.optimize.precon.fire.PreconFIRE):
+    """``ase.optimize.precon.PreconFIRE`` as it is; it takes one Atoms."""

@@ -1,0 +1,9 @@
+"""Preconditioned L-BFGS, for one Atoms."""
+
+import ase.optimize.precon.lbfgs
+
+from nvdyn_ase.optimize.one_at_a_time import OneAtATime
+
+
+class PreconLBFGS(OneAtATime, ase.optimize.precon.lbfgs.PreconLBFGS):
+    """``ase.optimize.precon.PreconLBFGS`` as it is; it takes one Atoms."""

@@ -1,0 +1,92 @@
+"""What L-BFGS has beyond what every optimizer has."""
+
+import ase.optimize
+import numpy as np
+import pytest
+
+from nvdyn_ase.optimize import LBFGS
+from nvdyn_ase.optimize.lbfgs import LBFGSLineSearch
+from nvdyn_ase.workflows import relax
+from tests.facades.test_lists import metals
+
+
+def test_scaled_needs_fewer_evaluations():
+    def evaluations(**options):
+        optimizer = LBFGS(metals(6), logfile=None, **options)
+        assert optimizer.run(fmax=0.01, steps=300)
+        return sum(result.evaluations for result in optimizer.results)
+
+    assert evaluations(scaled=True) < 0.6 * evaluations()
+
+
+def test_scaled_moves_one_atoms_by_the_engine():
+    one, several = metals(1), metals(2)
+    optimizer = LBFGS(one[0], logfile=None, scaled=True)
+    assert optimizer.engine is not None
+    optimizer.run(fmax=0.01)
+    LBFGS(several, logfile=None, scaled=True).run(fmax=0.01)
+    assert np.array_equal(one[0].positions, several[0].positions)
+
+
+def test_parameters_per_system():
+    values = {"maxstep": [0.05, 0.2, 0.1], "damping": [0.9, 0.7, 1.0], "alpha": [70.0, 30.0, 50.0]}
+    structures = metals(3)
+    optimizer = LBFGS(structures, logfile=None, **values)
+    assert optimizer.maxstep.tolist() == values["maxstep"]
+    optimizer.run(fmax=0, steps=8)
+    optimizer.maxstep = 0.01
+    optimizer.run(fmax=0, steps=2)
+    for index, atoms in enumerate(metals(3)):
+        own = {name: value[index] for name, value in values.items()}
+        alone = ase.optimize.LBFGS(atoms, logfile=None, **own)
+        alone.run(fmax=0, steps=8)
+        alone.maxstep = 0.01
+        alone.run(fmax=0, steps=2)
+        np.testing.assert_allclose(structures[index].positions, atoms.positions, atol=1e-12)
+    assert optimizer.force_calls == alone.force_calls == 10
+
+
+def test_too_large_a_step_is_refused_as_in_ase():
+    for atoms in (metals(1)[0], metals(2)):
+        with pytest.raises(ValueError, match="too large"):
+            LBFGS(atoms, maxstep=1.5)
+    with pytest.raises(ValueError, match="too large"):
+        LBFGS(metals(2), maxstep=[0.1, 1.5])
+
+
+@pytest.mark.parametrize("memory", [100, 4])
+def test_a_replayed_trajectory_is_as_in_ase(memory, tmp_path):
+    whole, parts = metals(1)[0], metals(1)[0]
+    for atoms, engine in ((whole, False), (parts, True)):
+        path = str(tmp_path / f"{engine}.traj")
+        ase.optimize.LBFGS(atoms, logfile=None, trajectory=path, memory=memory).run(0, steps=7)
+        optimizer = LBFGS(atoms, logfile=None, memory=memory, engine=engine)
+        optimizer.replay_trajectory(path)
+        optimizer.run(fmax=0, steps=5)
+    np.testing.assert_allclose(parts.positions, whole.positions, atol=1e-12)
+
+
+def test_a_list_cannot_be_replayed(tmp_path):
+    path = str(tmp_path / "one.traj")
+    LBFGS(metals(1)[0], logfile=None, trajectory=path).run(steps=2)
+    with pytest.raises(TypeError, match="one Atoms at a time"):
+        LBFGS(metals(2), logfile=None).replay_trajectory(path)
+
+
+def test_a_line_search_is_for_one_atoms(monkeypatch):
+    for options in ({}, {"model": "emt"}):
+        with pytest.raises(ValueError, match="one Atoms"):
+            LBFGS(metals(2), use_line_search=True, **options)
+    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE2, LBFGS"):
+        LBFGSLineSearch(metals(2))
+    monkeypatch.setenv("NVDYN_ASE_ENGINE", "always")
+    ours, theirs = metals(1)[0], metals(1)[0]
+    assert LBFGS(ours, use_line_search=True, logfile=None).run(fmax=0.01)
+    assert ase.optimize.LBFGSLineSearch(theirs, logfile=None).run(fmax=0.01)
+    assert np.array_equal(ours.positions, theirs.positions)
+
+
+def test_streams_find_it_by_name():
+    structures = metals(3)
+    results = list(relax(structures, optimizer="LBFGS", fmax=0.01, scaled=True))
+    assert all(result.converged for result in results)
