@@ -48,4 +48,6 @@ def wells(*distances: float, sizes=None) -> Batch:
     sizes = [2 + i % 3 for i in range(len(distances))] if sizes is None else sizes
     pairs = zip(distances, sizes, strict=False)
     systems = [atoms_at(d, n, seed=i) for i, (d, n) in enumerate(pairs)]
-    return Batch.from_data_list(systems)
+    batch = Batch.from_data_list(systems)
+    batch["system_id"] = torch.arange(len(batch)).view(-1, 1)
+    return batch

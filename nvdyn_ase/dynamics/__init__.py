@@ -11,7 +11,7 @@ from nvdyn_ase.dynamics.hooks import (
     ProgressHook,
     SnapshotHook,
 )
-from nvdyn_ase.dynamics.integrators import NVE, VelocityVerlet
+from nvdyn_ase.dynamics.integrators import NVE, Langevin, NVTLangevin, VelocityVerlet
 from nvdyn_ase.dynamics.optimizers import FIRE
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -26,7 +26,9 @@ __all__ = [
     "Hook",
     "HookStageEnum",
     "HostMemory",
+    "Langevin",
     "LoggingHook",
+    "NVTLangevin",
     "NaNDetectorHook",
     "NeighborListHook",
     "Outcome",

@@ -1,10 +1,27 @@
 """Parameters that may have one value per system."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+
+class PerAtom(NamedTuple):
+    """One value per atom instead of one per system: said, and never guessed from a length.
+
+    Parameters
+    ----------
+    values
+        For all atoms of the batch that an engine is given, (V, 1).
+    """
+
+    values: Float[Tensor, "V 1"]
+
+    def __repr__(self) -> str:
+        """Say how many."""
+        return f"PerAtom({len(self.values)} values)"
 
 
 def parameter_rows(name: str, value: Any, rows: np.ndarray, device: torch.device) -> Tensor:

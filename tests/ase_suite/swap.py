@@ -14,6 +14,7 @@ import ase.optimize
 #: Modules of nvdyn_ase, and the classes in them that stand in for ASE's of the same name and path.
 FACADES = {
     "optimize.fire": ["FIRE"],
+    "md.langevin": ["Langevin"],
     "md.verlet": ["VelocityVerlet"],
 }
 

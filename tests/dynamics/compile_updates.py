@@ -3,6 +3,7 @@
 import torch
 
 from nvdyn_ase.dynamics import FIRE
+from nvdyn_ase.dynamics.integrators.langevin import coefficients, langevin_kick, perturbations
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
 from tests.wells import Well, wells
@@ -27,6 +28,11 @@ def main() -> None:
     masses = batch["atomic_masses"].view(-1, 1)
     compare(kick, batch["velocities"], batch["forces"], masses, 0.1)
     print("kick")
+    c = coefficients(0.1, 300.0, 0.01, masses)
+    noise = batch["forces"]
+    compare(perturbations, noise, noise, c)
+    compare(langevin_kick, batch["velocities"], batch["forces"], masses, noise, c)
+    print("langevin_kick")
 
 
 if __name__ == "__main__":

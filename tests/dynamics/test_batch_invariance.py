@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook, Langevin
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
 
@@ -16,6 +16,8 @@ ENGINES = {
         EMT(), downhill_check=True, convergence_hook=ConvergenceHook.from_fmax(0.05)
     ),
     "nve": lambda: NVE(EMT(), dt=0.3),
+    "langevin": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, seed=7),
+    "langevin, fixcm": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, fixcm=True, seed=7),
 }
 KEYS = ("positions", "velocities", "forces", "energy", "steps", "evaluations", "outcome", "fmax")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook, Langevin
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from tests.wells import wells
 
@@ -58,6 +58,12 @@ def operations(engine, batch, steps=10):
 ENGINES = {
     "nve": (12, lambda model: NVE(model, dt=0.1)),
     "nve, a time step per system": (12, lambda model: NVE(model, dt=[0.1, 0.2, 0.3, 0.4])),
+    "langevin": (35, lambda model: Langevin(model, 0.1, 300.0, 0.01, seed=0)),
+    "langevin, a temperature per system": (
+        35,
+        lambda model: Langevin(model, 0.1, [100.0, 200.0, 300.0, 400.0], 0.01, seed=0),
+    ),
+    "langevin, fixcm": (60, lambda model: Langevin(model, 0.1, 300.0, 0.01, fixcm=True, seed=0)),
     "fire": (
         80,
         lambda model: FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True)),
@@ -87,4 +93,4 @@ def test_update_rules_compile_whole():
     command = [sys.executable, "-m", "tests.dynamics.compile_updates"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["fire_step", "kick"]
+    assert done.stdout.split() == ["fire_step", "kick", "langevin_kick"]

@@ -9,6 +9,7 @@ from nvdyn_ase.dynamics import (
     ConvergenceHook,
     HookStageEnum,
     HostMemory,
+    Langevin,
     NaNDetectorHook,
     Outcome,
     SnapshotHook,
@@ -42,8 +43,10 @@ ENGINES = [
     lambda model, **engine: FIRE(model, **engine),
     lambda model, **engine: FIRE(model, downhill_check=True, **engine),
     lambda model, **engine: NVE(model, dt=0.3, **engine),
+    lambda model, **engine: Langevin(model, 1.0, 5.0, 0.2, seed=1, **engine),
+    lambda model, **engine: Langevin(model, 1.0, 5.0, 0.2, fixcm=True, seed=1, **engine),
 ]
-IDS = ["downhill", "fire", "fire-check", "nve"]
+IDS = ["downhill", "fire", "fire-check", "nve", "langevin", "langevin-fixcm"]
 engines = pytest.mark.parametrize("make", ENGINES, ids=IDS)
 
 

@@ -1,5 +1,6 @@
 """Integrators: engines that follow the equations of motion."""
 
+from nvdyn_ase.dynamics.integrators.langevin import Langevin, NVTLangevin
 from nvdyn_ase.dynamics.integrators.nve import NVE, VelocityVerlet
 
-__all__ = ["NVE", "VelocityVerlet"]
+__all__ = ["NVE", "Langevin", "NVTLangevin", "VelocityVerlet"]
