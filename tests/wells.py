@@ -40,7 +40,8 @@ def atoms_at(distance: float, size: int = 2, seed: int = 0) -> AtomicData:
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(size, 3, generator=generator, dtype=torch.float64)
     positions = distance * directions / directions.norm(dim=1, keepdim=True)
-    return AtomicData(positions=positions, atomic_numbers=[18] * size)
+    velocities = 1e-3 * torch.randn(size, 3, generator=generator, dtype=torch.float64)
+    return AtomicData(positions=positions, velocities=velocities, atomic_numbers=[18] * size)
 
 
 def wells(*distances: float, sizes=None) -> Batch:

@@ -11,7 +11,15 @@ from nvdyn_ase.dynamics.hooks import (
     ProgressHook,
     SnapshotHook,
 )
-from nvdyn_ase.dynamics.integrators import NVE, Langevin, NVTLangevin, VelocityVerlet
+from nvdyn_ase.dynamics.integrators import (
+    NVE,
+    Andersen,
+    Bussi,
+    Langevin,
+    NVTBerendsen,
+    NVTLangevin,
+    VelocityVerlet,
+)
 from nvdyn_ase.dynamics.optimizers import FIRE
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -19,7 +27,9 @@ from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 __all__ = [
     "FIRE",
     "NVE",
+    "Andersen",
     "BaseDynamics",
+    "Bussi",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
@@ -28,6 +38,7 @@ __all__ = [
     "HostMemory",
     "Langevin",
     "LoggingHook",
+    "NVTBerendsen",
     "NVTLangevin",
     "NaNDetectorHook",
     "NeighborListHook",

@@ -17,7 +17,8 @@ class StochasticFacade(MolecularDynamicsFacade):
     def _open_stochastic(self, atoms: Any, model: Any, engine: bool | None, **options: Any) -> None:
         """Choose who runs, and where random numbers come from."""
         self._seed = options.pop("seed")
-        if self._seed is not None and options["rng"] is not None:
+        rng_is_given = options["rng"] is not None and options["rng"] is not np.random
+        if self._seed is not None and rng_is_given:
             raise TypeError("give seed or rng, not both")
         self._open_md(atoms, model, engine, **options)
         if self._seed is not None and self.engine is None:

@@ -14,7 +14,10 @@ import ase.optimize
 #: Modules of nvdyn_ase, and the classes in them that stand in for ASE's of the same name and path.
 FACADES = {
     "optimize.fire": ["FIRE"],
+    "md.andersen": ["Andersen"],
+    "md.bussi": ["Bussi"],
     "md.langevin": ["Langevin"],
+    "md.nvtberendsen": ["NVTBerendsen"],
     "md.verlet": ["VelocityVerlet"],
 }
 

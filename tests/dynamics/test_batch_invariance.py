@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook, Langevin
+from nvdyn_ase.dynamics import (
+    FIRE,
+    NVE,
+    Andersen,
+    Bussi,
+    ConvergenceHook,
+    Langevin,
+    NVTBerendsen,
+)
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
 
@@ -16,6 +24,9 @@ ENGINES = {
         EMT(), downhill_check=True, convergence_hook=ConvergenceHook.from_fmax(0.05)
     ),
     "nve": lambda: NVE(EMT(), dt=0.3),
+    "andersen": lambda: Andersen(EMT(), 0.3, 300.0, 0.02, seed=7),
+    "berendsen": lambda: NVTBerendsen(EMT(), 0.3, 300.0, 5.0),
+    "bussi": lambda: Bussi(EMT(), 0.3, 300.0, 5.0, seed=7),
     "langevin": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, seed=7),
     "langevin, fixcm": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, fixcm=True, seed=7),
 }

@@ -5,12 +5,15 @@ from torch import nn
 from nvdyn_ase.dynamics import (
     FIRE,
     NVE,
+    Andersen,
     BaseDynamics,
+    Bussi,
     ConvergenceHook,
     HookStageEnum,
     HostMemory,
     Langevin,
     NaNDetectorHook,
+    NVTBerendsen,
     Outcome,
     SnapshotHook,
 )
@@ -43,10 +46,23 @@ ENGINES = [
     lambda model, **engine: FIRE(model, **engine),
     lambda model, **engine: FIRE(model, downhill_check=True, **engine),
     lambda model, **engine: NVE(model, dt=0.3, **engine),
+    lambda model, **engine: Andersen(model, 1.0, 5.0, 0.2, seed=1, **engine),
+    lambda model, **engine: NVTBerendsen(model, 1.0, 0.01, 3.0, **engine),
+    lambda model, **engine: Bussi(model, 1.0, 0.01, 3.0, seed=1, **engine),
     lambda model, **engine: Langevin(model, 1.0, 5.0, 0.2, seed=1, **engine),
     lambda model, **engine: Langevin(model, 1.0, 5.0, 0.2, fixcm=True, seed=1, **engine),
 ]
-IDS = ["downhill", "fire", "fire-check", "nve", "langevin", "langevin-fixcm"]
+IDS = [
+    "downhill",
+    "fire",
+    "fire-check",
+    "nve",
+    "andersen",
+    "berendsen",
+    "bussi",
+    "langevin",
+    "langevin-fixcm",
+]
 engines = pytest.mark.parametrize("make", ENGINES, ids=IDS)
 
 

@@ -10,22 +10,23 @@ import torch
 from ase.units import kB
 
 from nvdyn_ase.data import AtomicData, Batch, segment_dot
-from nvdyn_ase.dynamics import Langevin
+from nvdyn_ase.dynamics import Andersen, Bussi, Langevin, NVTBerendsen
 from nvdyn_ase.models import Harmonic
 
 TEMPERATURE = 300.0
 ATOMS = 8
 
 
-def replicas(count, hot=True):
+def replicas(count, speed=1.0):
     generator = torch.Generator().manual_seed(0)
     numbers = [18, 1, 79, 29, 18, 6, 13, 47]
     systems = []
     for _ in range(count):
-        positions = torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
-        data = AtomicData(positions=0.0 * positions, atomic_numbers=numbers)
-        spread = (kB * TEMPERATURE / data.atomic_masses.view(-1, 1)).sqrt() if hot else 0.0
-        systems.append(data.model_copy(update={"velocities": spread * positions}))
+        positions = torch.zeros(ATOMS, 3, dtype=torch.float64)
+        velocities = torch.randn(ATOMS, 3, generator=generator, dtype=torch.float64)
+        data = AtomicData(positions=positions, atomic_numbers=numbers)
+        spread = speed * (kB * TEMPERATURE / data.atomic_masses.view(-1, 1)).sqrt()
+        systems.append(data.model_copy(update={"velocities": spread * velocities}))
     return Batch.from_data_list(systems)
 
 
@@ -54,7 +55,11 @@ def deviation(samples, expected):
     return abs(means.mean() - expected) / (means.std(ddof=1) / np.sqrt(len(means)))
 
 
-ENGINES = {"langevin": lambda model, dt: Langevin(model, dt, TEMPERATURE, 0.1, seed=11)}
+ENGINES = {
+    "andersen": lambda model, dt: Andersen(model, dt, TEMPERATURE, 0.02, fixcm=False, seed=11),
+    "bussi": lambda model, dt: Bussi(model, dt, TEMPERATURE, 5.0, seed=11),
+    "langevin": lambda model, dt: Langevin(model, dt, TEMPERATURE, 0.1, seed=11),
+}
 engines = pytest.mark.parametrize("name", ENGINES)
 
 
@@ -68,8 +73,9 @@ def test_free_atoms_have_the_temperature(name):
     assert deviation(fluctuation, variance) < 4.0
 
 
+# Bussi's thermostat acts on the energy of all atoms at once: wells do not exchange theirs.
 @pytest.mark.slow
-@engines
+@pytest.mark.parametrize("name", ["andersen", "langevin"])
 def test_harmonic_wells_have_the_temperature_in_both_energies(name):
     # The step is a fiftieth of the lightest atom's period: its error is below that of the sample.
     engine = ENGINES[name](Harmonic(k=1.0), 0.12)
@@ -80,9 +86,16 @@ def test_harmonic_wells_have_the_temperature_in_both_energies(name):
         assert deviation((np.array(samples) - mean) ** 2, mean * kB * TEMPERATURE) < 4.0
 
 
+def test_berendsens_thermostat_gives_the_mean_and_not_the_fluctuations():
+    sampler = Sampler(NVTBerendsen(Harmonic(k=0.0), 0.2, TEMPERATURE, 5.0), replicas(200))
+    sampler.run(200, 20, 20)
+    mean = 1.5 * ATOMS * kB * TEMPERATURE
+    assert np.abs(np.array(sampler.kinetic) / mean - 1.0).max() < 1e-3
+
+
 @pytest.mark.slow
 @engines
 def test_cold_atoms_are_heated_to_the_temperature(name):
-    sampler = Sampler(ENGINES[name](Harmonic(k=0.0), 0.2), replicas(400, hot=False))
+    sampler = Sampler(ENGINES[name](Harmonic(k=0.0), 0.2), replicas(400, 0.1))
     sampler.run(1000, 50, 50)
     assert deviation(sampler.kinetic, 1.5 * ATOMS * kB * TEMPERATURE) < 4.0

@@ -1,6 +1,7 @@
 """Thermostats: ASE's numbers step for step, and what a list adds."""
 
 import ase.md
+import ase.md.nvtberendsen
 import ase.optimize
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ase.constraints import FixAtoms, FixBondLengths, FixCom, FixLinearTriatomic
 from ase.md.velocitydistribution import Stationary
 
 from nvdyn_ase.data import StructureError
-from nvdyn_ase.md import Langevin
+from nvdyn_ase.md import Andersen, Bussi, Langevin, NVTBerendsen
 from tests.facades.test_parity import PLAIN, argon_cells, slabs, trajectory
 from tests.systems import ARGON, argon, copper_slab, with_velocities
 
@@ -60,6 +61,45 @@ CASES = {
     "Langevin, fixcm": Case(
         *(ase.md.Langevin, Langevin),
         {"timestep": units.fs, "temperature_K": TEMPERATURES, "friction": 0.02, "fixcm": True},
+    ),
+    "Andersen": Case(
+        *(ase.md.Andersen, Andersen),
+        {
+            "timestep": [2.0 * units.fs, 1.0 * units.fs, 1.5 * units.fs],
+            "temperature_K": TEMPERATURES,
+            "andersen_prob": [0.01, 0.1, 0.03],
+        },
+    ),
+    "Andersen, free": Case(
+        *(ase.md.Andersen, Andersen),
+        {
+            "timestep": units.fs,
+            "temperature_K": TEMPERATURES,
+            "andersen_prob": 0.02,
+            "fixcm": False,
+        },
+    ),
+    "Bussi": Case(
+        *(ase.md.Bussi, Bussi),
+        {
+            "timestep": [2.0 * units.fs, 1.0 * units.fs, 1.5 * units.fs],
+            "temperature_K": TEMPERATURES,
+            "taut": [20 * units.fs, 30 * units.fs, 100 * units.fs],
+        },
+    ),
+    "NVTBerendsen": Case(
+        *(ase.md.nvtberendsen.NVTBerendsen, NVTBerendsen),
+        {
+            "timestep": [2.0 * units.fs, 1.0 * units.fs, 1.5 * units.fs],
+            "temperature_K": TEMPERATURES,
+            "taut": [20 * units.fs, 30 * units.fs, 100 * units.fs],
+        },
+        stochastic=False,
+    ),
+    "NVTBerendsen, free": Case(
+        *(ase.md.nvtberendsen.NVTBerendsen, NVTBerendsen),
+        {"timestep": units.fs, "temperature_K": TEMPERATURES, "taut": 50.0, "fixcm": False},
+        stochastic=False,
     ),
 }
 cases = pytest.mark.parametrize("name", CASES)
@@ -209,7 +249,7 @@ def test_seed_and_generators_are_not_both_taken():
     options = {"timestep": 1.0, "temperature_K": 300, "friction": 0.1, "fixcm": False}
     structures = uncounted(slabs)
     with pytest.raises(TypeError, match="seed or rng"):
-        Langevin(structures, seed=1, rng=np.random, **options)
+        Langevin(structures, seed=1, rng=np.random.default_rng(), **options)
     with pytest.raises(TypeError, match="needs the engine"):
         Langevin(structures[0], seed=1, **options)
     with pytest.raises(ValueError, match="2 generators for 3"):
@@ -275,6 +315,91 @@ def test_lengths_are_not_guessed(values):
         Langevin(structures, 1.0, temperature_K=300, friction=values, fixcm=False)
 
 
+SETTERS = {
+    "Andersen, temperature": ("Andersen", lambda d: d.set_temperature(500)),
+    "Andersen, probability": ("Andersen", lambda d: d.set_andersen_prob(0.5)),
+    "Andersen, time step": ("Andersen", lambda d: d.set_timestep(0.1)),
+    "Berendsen, temperature": ("NVTBerendsen", lambda d: d.set_temperature(temperature_K=500)),
+    "Berendsen, time constant": ("NVTBerendsen", lambda d: d.set_taut(0.7)),
+    "Berendsen, time step": ("NVTBerendsen", lambda d: d.set_timestep(0.1)),
+}
+
+
+@pytest.mark.parametrize("which", SETTERS)
+def test_setters_of_the_others(which):
+    name, change = SETTERS[which]
+    ends = []
+    for engine in (True, False):
+        atoms = uncounted(slabs)[1]
+        dynamics = CASES[name].one(CASES[name].ours, 1, atoms, engine=engine)
+        dynamics.run(5)
+        change(dynamics)
+        dynamics.run(5)
+        ends.append(atoms.positions.copy())
+    np.testing.assert_allclose(*ends, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["Andersen", "NVTBerendsen", "Langevin"])
+def test_setters_take_one_value_per_system(name):
+    structures, singles = uncounted(slabs), uncounted(slabs)
+    case, temperatures = CASES[name], [50.0, 400.0, 1000.0]
+    keyword = {} if name == "Andersen" else {"temperature_K": temperatures}
+    dynamics = case.of_list(structures)
+    dynamics.set_temperature(*([] if keyword else [temperatures]), **keyword)
+    dynamics.run(5)
+    for index, atoms in enumerate(singles):
+        alone = case.one(case.theirs, index, atoms)
+        value = temperatures[index]
+        alone.set_temperature(
+            *([] if keyword else [value]), **(keyword and {"temperature_K": value})
+        )
+        alone.run(5)
+        np.testing.assert_allclose(structures[index].positions, atoms.positions, atol=1e-10)
+
+
+@cases
+def test_todict_has_what_ases_has(name):
+    case, structures = CASES[name], uncounted(slabs)
+    alone = case.one(case.ours, 0, structures[0], engine=True)
+    twin = uncounted(slabs)[0]
+    assert alone.todict() == case.one(case.theirs, 0, twin).todict()
+    assert case.of_list(structures).todict().keys() == alone.todict().keys()
+
+
+def test_bussi_keeps_account_of_what_it_transfers():
+    structures, singles = uncounted(slabs), uncounted(slabs)
+    dynamics = CASES["Bussi"].of_list(structures)
+    dynamics.run(10)
+    for index, atoms in enumerate(singles):
+        alone = CASES["Bussi"].one(ase.md.Bussi, index, atoms)
+        alone.run(10)
+        assert dynamics.transferred_energy[index] == pytest.approx(alone.transferred_energy)
+        assert dynamics.ndof[index] == alone.ndof
+        assert dynamics.temp[index] == alone.temp
+        assert dynamics.target_kinetic_energy[index] == alone.target_kinetic_energy
+    dynamics.transferred_energy = 0.0
+    assert dynamics.transferred_energy.tolist() == [0.0] * COUNT
+
+
+def test_bussi_refuses_a_structure_at_rest_and_names_it():
+    structures = uncounted(slabs)
+    structures[2].set_momenta(np.zeros((len(structures[2]), 3)))
+    with pytest.raises(StructureError, match=r"structure 2.*kinetic energy is zero"):
+        Bussi(structures, 1.0, 300, 10.0)
+
+
+def test_bussi_takes_changes_up_in_the_middle_of_a_run():
+    ends = []
+    for taut in (100.0, 1.0):
+        structures = uncounted(slabs)
+        dynamics = Bussi(structures, 1.0, 300, 100.0, seed=1)
+        dynamics.run(3)
+        dynamics.taut = taut
+        dynamics.run(3)
+        ends.append(structures[0].positions.copy())
+    assert np.abs(ends[0] - ends[1]).max() > 1e-6
+
+
 def test_attributes_are_as_in_ase():
     options = {"timestep": 1.0, "temperature_K": 300, "friction": 0.02, "fixcm": False}
     structures = uncounted(slabs)
@@ -320,6 +445,6 @@ def test_fixcm_keeps_the_centre_of_mass():
     Langevin(structures, seed=1, **options).run(10)
     for atoms, momentum in zip(structures, before, strict=True):
         np.testing.assert_allclose(atoms.get_momenta().sum(0), momentum, atol=1e-8)
-    with pytest.raises(StructureError, match="structure 1.*two atoms"):
-        lonely = Atoms("Cu", calculator=EMT())
+    lonely = Atoms("Cu", calculator=EMT())
+    with pytest.raises(StructureError, match=r"structure 1.*two atoms"):
         Langevin([structures[0], lonely], seed=1, **options)
