@@ -36,9 +36,8 @@ class Noise:
         A whole number, not negative, or one per system; drawn from ``numpy.random`` by default, so
         that ``numpy.random.seed`` decides.
     rng
-        Instead of a seed, numpy generators that are drawn from directly, one per system: a
-        sequence, or a single one for a batch of one system. For more systems a single one gives the
-        seed.
+        Instead of a seed: a sequence of numpy generators, one per system, that are drawn from
+        directly. A single generator gives the seed.
 
     Attributes
     ----------
@@ -85,9 +84,9 @@ class Noise:
         return {KEY: key, POSITION: torch.zeros_like(key)}
 
     def _generators(self, count: int) -> list[Any] | None:
-        if self.rng is None or (count > 1 and not _is_sequence(self.rng)):
+        if not _is_sequence(self.rng):
             return None
-        generators = list(self.rng) if _is_sequence(self.rng) else [self.rng]
+        generators = list(self.rng)
         if len(generators) != count:
             raise ValueError(
                 f"rng: {len(generators)} generators for {count} systems; give one each"

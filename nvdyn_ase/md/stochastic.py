@@ -26,7 +26,9 @@ class StochasticFacade(MolecularDynamicsFacade):
 
     def _source_of_noise(self) -> dict[str, Any]:
         """Return the engine's arguments; ASE has put ``numpy.random`` where nothing was given."""
-        return {"rng": self.rng} if self._seed is None else {"seed": self._seed}
+        if self._seed is not None:
+            return {"seed": self._seed}
+        return {"rng": [self.rng] if self._single else self.rng}
 
     def _broadcast(self, array: np.ndarray) -> None:
         """Make what was drawn that of the first process, as in ASE."""

@@ -213,7 +213,7 @@ def test_generators_are_drawn_from_once_a_step_for_those_that_move():
     assert len(set(together["steps"].view(-1).tolist())) > 3
     for row, rng in enumerate(generators()):
         alone = wells(*distances)[[row]]
-        Langevin(Well(), 1.0, 5.0, 0.2, rng=rng, convergence_hook=hook).run(alone, n_steps=60)
+        Langevin(Well(), 1.0, 5.0, 0.2, rng=[rng], convergence_hook=hook).run(alone, n_steps=60)
         assert torch.equal(together[[row]]["positions"], alone["positions"])
         assert torch.equal(together["steps"][row], alone["steps"][0])
 

@@ -213,13 +213,19 @@ def test_noise_on_a_rigid_linear_molecule_is_ases():
 
 
 @cases
-def test_systems_of_a_list_do_not_know_each_other(name):
+@pytest.mark.parametrize(
+    "source",
+    [lambda: {"seed": 3}, lambda: {"rng": np.random.default_rng(3)}, lambda: {"rng": np.random}],
+    ids=["seed", "generator", "numpy.random"],
+)
+def test_systems_of_a_list_do_not_know_each_other(name, source):
     case = CASES[name]
     if not case.stochastic:
         pytest.skip("no noise")
     together, alone = uncounted(slabs), uncounted(slabs)[:1]
-    case.one(case.ours, 0, together, seed=3).run(20)
-    case.one(case.ours, 0, alone, seed=3).run(20)
+    for structures in (together, alone):
+        np.random.seed(4)
+        case.one(case.ours, 0, structures, **source()).run(20)
     assert np.array_equal(together[0].positions, alone[0].positions)
     assert not np.array_equal(together[1].positions, together[2].positions)
 
