@@ -43,6 +43,10 @@ class Andersen(BaseDynamics):
 
     H. C. Andersen, J. Chem. Phys. 72, 2384 (1980), section IV.
 
+    As in ASE the collisions come before the drift and not in its middle. To first order this makes
+    the potential energy too large by a fraction ``andersen_prob / 2``, whatever the time step: for
+    averages choose a small probability.
+
     Parameters
     ----------
     model
