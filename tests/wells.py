@@ -40,7 +40,8 @@ def atoms_at(distance: float, size: int = 2, seed: int = 0) -> AtomicData:
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(size, 3, generator=generator, dtype=torch.float64)
     positions = distance * directions / directions.norm(dim=1, keepdim=True)
-    return AtomicData(positions=positions, atomic_numbers=[18] * size)
+    velocities = 1e-3 * torch.randn(size, 3, generator=generator, dtype=torch.float64)
+    return AtomicData(positions=positions, velocities=velocities, atomic_numbers=[18] * size)
 
 
 def wells(*distances: float, sizes=None) -> Batch:
@@ -48,4 +49,6 @@ def wells(*distances: float, sizes=None) -> Batch:
     sizes = [2 + i % 3 for i in range(len(distances))] if sizes is None else sizes
     pairs = zip(distances, sizes, strict=False)
     systems = [atoms_at(d, n, seed=i) for i, (d, n) in enumerate(pairs)]
-    return Batch.from_data_list(systems)
+    batch = Batch.from_data_list(systems)
+    batch["system_id"] = torch.arange(len(batch)).view(-1, 1)
+    return batch

@@ -140,6 +140,14 @@ class HostConstraint:
                 constraint.adjust_cell(atoms, cell)
         return cell.array
 
+    def adjust_noise(self, noise: np.ndarray) -> np.ndarray:
+        """Return random forces as ``ase.md.Langevin`` has the constraints redistribute them."""
+        noise = np.array(noise, float)
+        for constraint in self.constraints:
+            if hasattr(constraint, "redistribute_forces_md"):
+                constraint.redistribute_forces_md(self._atoms, noise, rand=True)
+        return noise
+
     def removed_dof(self) -> int:
         """Return the degrees of freedom that the constraints take away, as ASE counts them."""
         return sum(c.get_removed_dof(self._atoms) for c in self.constraints)

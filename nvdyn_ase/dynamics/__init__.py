@@ -11,7 +11,15 @@ from nvdyn_ase.dynamics.hooks import (
     ProgressHook,
     SnapshotHook,
 )
-from nvdyn_ase.dynamics.integrators import NVE, VelocityVerlet
+from nvdyn_ase.dynamics.integrators import (
+    NVE,
+    Andersen,
+    Bussi,
+    Langevin,
+    NVTBerendsen,
+    NVTLangevin,
+    VelocityVerlet,
+)
 from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -21,15 +29,20 @@ __all__ = [
     "FIRE2",
     "LBFGS",
     "NVE",
+    "Andersen",
     "BaseDynamics",
+    "Bussi",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
     "Hook",
     "HookStageEnum",
     "HostMemory",
+    "Langevin",
     "LoggingHook",
     "MDMin",
+    "NVTBerendsen",
+    "NVTLangevin",
     "NaNDetectorHook",
     "NeighborListHook",
     "Outcome",

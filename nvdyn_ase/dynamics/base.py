@@ -22,7 +22,7 @@ from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
 from nvdyn_ase.dynamics.hooks.registry import HookRegistry
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
-from nvdyn_ase.dynamics.parameters import parameter_rows
+from nvdyn_ase.dynamics.parameters import PerSystemParameters
 from nvdyn_ase.dynamics.rows import largest_norm
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
@@ -31,7 +31,7 @@ from nvdyn_ase.neighbors import NeighborList
 __all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
 
 
-class BaseDynamics:
+class BaseDynamics(PerSystemParameters):
     """Moves every system of a batch, one forward pass of the model a step.
 
     A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
@@ -81,7 +81,6 @@ class BaseDynamics:
     _mutable_fields: ClassVar[tuple[str, ...]] = ("positions", "velocities")
     _writes_in_place: ClassVar[bool] = True
     _tries: ClassVar[bool] = False
-    _per_system: ClassVar[tuple[str, ...]] = ()
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     def __init__(
@@ -162,49 +161,11 @@ class BaseDynamics:
         """Give every system of the batch a new state."""
         state = self._make_new_state(len(batch), batch)
         for name in self._per_system:
-            if name not in state and not isinstance(getattr(self, name), (int, float, type(None))):
-                state[name] = self.initial(name, batch)
+            if name not in state:
+                self._put_parameter(state, name, getattr(self, name), batch)
         for key, make in self._bookkeeping.items():
             state[key] = make(len(batch), batch.device)
         self.state = state
-
-    # ---------------------------------------------------------------- parameters
-
-    def parameter(self, name: str) -> Any:
-        """Return a parameter: the number itself, or (B, 1) where systems have their own."""
-        return self.state[name] if name in self.state else getattr(self, name)
-
-    def node_parameter(self, name: str) -> Any:
-        """Return a parameter for the atoms: the number itself, or (V, 1)."""
-        value = self.parameter(name)
-        if isinstance(value, Tensor) and self._batch is not None:
-            return value.index_select(0, self._batch.batch)
-        return value
-
-    def initial(self, name: str, batch: Batch) -> Float[Tensor, "B 1"]:
-        """Return the value that a parameter was given for each system, (B, 1)."""
-        return parameter_rows(name, getattr(self, name), np.arange(len(batch)), batch.device)
-
-    def set_parameter(self, name: str, value: Any) -> None:
-        """Change a parameter between steps; a sequence gives one value per system of the batch.
-
-        Setting the attribute is the same.
-
-        Raises
-        ------
-        ValueError
-            The number of values is not the number of systems; nothing is changed.
-        """
-        setattr(self, name, value)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a parameter that the present batch has in its state changes there."""
-        batch = self.__dict__.get("_batch") if name in self._per_system else None
-        shared = isinstance(value, (int, float, type(None)))
-        if batch is not None and (name in self.state or not shared):
-            rows = np.arange(len(batch))
-            self.state[name] = parameter_rows(name, value, rows, batch.device)
-        object.__setattr__(self, name, value)
 
     # ---------------------------------------------------------------- hooks
 

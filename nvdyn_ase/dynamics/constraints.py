@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nvdyn_ase.data import Batch, segment_max
+from nvdyn_ase.data import Batch, segment_max, segment_sum
 
 
 class Constraint(Protocol):
@@ -33,6 +33,12 @@ class Constraint(Protocol):
 
     def adjust_potential_energy(self, positions: np.ndarray, cell: np.ndarray) -> float:
         """Return the energy that the constraint adds, eV."""
+
+    def adjust_noise(self, noise: np.ndarray) -> np.ndarray:
+        """Return random forces (n, 3) as an integrator has to use them."""
+
+    def removed_dof(self) -> int:
+        """Return how many degrees of freedom the constraint takes away."""
 
 
 class BatchConstraints:
@@ -64,6 +70,7 @@ class BatchConstraints:
             for constraint in own
         ]
         self.constrained = self._constrained(batch) if self else None
+        self._dof: Float[Tensor, "B 1"] | None = None
 
     def _constrained(self, batch: Batch) -> Bool[Tensor, "V 1"]:
         systems = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
@@ -124,6 +131,25 @@ class BatchConstraints:
             momenta = constraint.adjust_momenta(positions, cell, own * masses)
             velocities = _replaced(velocities, atoms, momenta / masses)
         return velocities
+
+    def noise(self, batch: Batch, noise: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
+        """Return random forces as an integrator has to use them."""
+        for _, atoms, constraint in self._hosted:
+            own = noise[atoms].cpu().double().numpy().copy()
+            noise = _replaced(noise, atoms, constraint.adjust_noise(own))
+        return noise
+
+    def degrees_of_freedom(self, batch: Batch) -> Float[Tensor, "B 1"]:
+        """Return the number of degrees of freedom of each system, as ASE counts them."""
+        if self._dof is None:
+            counts = 3.0 * np.asarray(batch.num_nodes_list, float)
+            for row, _, constraint in self._hosted:
+                counts[row] -= constraint.removed_dof()
+            dof = torch.from_numpy(counts).to(batch["positions"])
+            if self.fixed is not None:
+                dof = dof - 3.0 * segment_sum(self.fixed.view(-1).to(dof), batch.ptr)
+            self._dof = dof.view(-1, 1)
+        return self._dof
 
     def energy(self, batch: Batch, energy: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
         """Return the energy with what the constraints add to it."""

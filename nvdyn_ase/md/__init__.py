@@ -1,5 +1,9 @@
 """ASE's molecular dynamics, for one Atoms or a list: the import is all that changes."""
 
+from nvdyn_ase.md.andersen import Andersen
+from nvdyn_ase.md.bussi import Bussi
+from nvdyn_ase.md.langevin import Langevin
+from nvdyn_ase.md.nvtberendsen import NVTBerendsen
 from nvdyn_ase.md.verlet import VelocityVerlet
 
-__all__ = ["VelocityVerlet"]
+__all__ = ["Andersen", "Bussi", "Langevin", "NVTBerendsen", "VelocityVerlet"]

@@ -7,6 +7,7 @@ from ase import units
 from ase.md.md import MolecularDynamics, process_temperature
 
 from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.md.parameters import given
 from nvdyn_ase.optimize.facade import EngineFacade
 
 __all__ = ["MolecularDynamics", "MolecularDynamicsFacade", "process_temperature"]
@@ -28,6 +29,11 @@ class MolecularDynamicsFacade(EngineFacade):
         )
         if several and logfile is not None:
             self._attach_table(logfile, options.get("loginterval", 1))
+
+    @staticmethod
+    def _process_temperature(temperature: Any, temperature_K: Any, orig_unit: str) -> Any:
+        """Return the temperature in K, as ASE does; for a list it may be one per system."""
+        return process_temperature(given(temperature), given(temperature_K), orig_unit)
 
     def _attach_table(self, logfile: Any, interval: int) -> None:
         self.attach(MDTable(self, logfile), interval)

@@ -89,6 +89,14 @@ class AtomsList(Optimizable):
         """Return the masses of all atoms, (V,), amu."""
         return np.concatenate([atoms.get_masses() for atoms in self.systems])
 
+    def get_number_of_degrees_of_freedom(self) -> np.ndarray:
+        """Return the number of degrees of freedom of each system, (B,)."""
+        return np.array([atoms.get_number_of_degrees_of_freedom() for atoms in self.systems])
+
+    def get_kinetic_energy(self) -> float:
+        """Return the sum of the kinetic energies, eV."""
+        return float(sum(atoms.get_kinetic_energy() for atoms in self.systems))
+
     def has(self, name: str) -> bool:
         """Give every system momenta if it has none, and say that all have."""
         for atoms in self.systems:

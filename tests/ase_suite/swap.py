@@ -19,6 +19,10 @@ FACADES = {
     "optimize.fire2": ["FIRE2"],
     "optimize.lbfgs": ["LBFGS"],
     "optimize.mdmin": ["MDMin"],
+    "md.andersen": ["Andersen"],
+    "md.bussi": ["Bussi"],
+    "md.langevin": ["Langevin"],
+    "md.nvtberendsen": ["NVTBerendsen"],
     "md.verlet": ["VelocityVerlet"],
 }
 

@@ -3,6 +3,10 @@
 import torch
 
 from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.dynamics.integrators.andersen import Collisions, collide
+from nvdyn_ase.dynamics.integrators.berendsen import berendsen_scale
+from nvdyn_ase.dynamics.integrators.bussi import bussi_scale
+from nvdyn_ase.dynamics.integrators.langevin import coefficients, langevin_kick, perturbations
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
 from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2Constants, FIRE2State, fire2_step
@@ -59,6 +63,19 @@ def main() -> None:
     masses = batch["atomic_masses"].view(-1, 1)
     compare(kick, batch["velocities"], batch["forces"], masses, 0.1)
     print("kick")
+    c = coefficients(0.1, 300.0, 0.01, masses)
+    noise = batch["forces"]
+    compare(perturbations, noise, noise, c)
+    compare(langevin_kick, batch["velocities"], batch["forces"], masses, noise, c)
+    print("langevin_kick")
+    kinetic, dof = batch["energy"], torch.tensor([[6.0], [9.0]], dtype=torch.float64)
+    compare(berendsen_scale, kinetic, dof, 300.0, 0.1)
+    print("berendsen_scale")
+    compare(bussi_scale, kinetic, kinetic, dof, 0.9 + 0.0 * dof, 0.1 * dof, dof)
+    print("bussi_scale")
+    random = Collisions(batch["velocities"][:2], batch["velocities"], batch["positions"])
+    compare(collide, batch["velocities"], random, masses, 300.0, 0.3)
+    print("collide")
 
 
 if __name__ == "__main__":

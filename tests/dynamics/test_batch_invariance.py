@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, NVE, ConvergenceHook, MDMin
+from nvdyn_ase.dynamics import (
+    FIRE,
+    FIRE2,
+    LBFGS,
+    NVE,
+    Andersen,
+    Bussi,
+    ConvergenceHook,
+    Langevin,
+    MDMin,
+    NVTBerendsen,
+)
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
 
@@ -21,6 +32,11 @@ ENGINES = {
     "lbfgs, as in ase": lambda: LBFGS(EMT(), scaled=False, memory=20),
     "mdmin": lambda: MDMin(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "nve": lambda: NVE(EMT(), dt=0.3),
+    "andersen": lambda: Andersen(EMT(), 0.3, 300.0, 0.02, seed=7),
+    "berendsen": lambda: NVTBerendsen(EMT(), 0.3, 300.0, 5.0),
+    "bussi": lambda: Bussi(EMT(), 0.3, 300.0, 5.0, seed=7),
+    "langevin": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, seed=7),
+    "langevin, fixcm": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, fixcm=True, seed=7),
 }
 KEYS = ("positions", "velocities", "forces", "energy", "steps", "evaluations", "outcome", "fmax")
 

@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, NVE, ConvergenceHook, MDMin
+from nvdyn_ase.dynamics import (
+    FIRE,
+    FIRE2,
+    LBFGS,
+    NVE,
+    Andersen,
+    Bussi,
+    ConvergenceHook,
+    Langevin,
+    MDMin,
+    NVTBerendsen,
+)
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from tests.wells import wells
 
@@ -58,6 +69,19 @@ def operations(engine, batch, steps=10):
 ENGINES = {
     "nve": (12, lambda model: NVE(model, dt=0.1)),
     "nve, a time step per system": (12, lambda model: NVE(model, dt=[0.1, 0.2, 0.3, 0.4])),
+    "andersen": (60, lambda model: Andersen(model, 0.1, 300.0, 0.01, seed=0)),
+    "berendsen": (40, lambda model: NVTBerendsen(model, 0.1, 300.0, 10.0)),
+    "bussi": (60, lambda model: Bussi(model, 0.1, 300.0, 10.0, seed=0)),
+    "bussi, everything per system": (
+        60,
+        lambda model: Bussi(model, [0.1, 0.2, 0.3, 0.4], [1.0] * 4, [10.0] * 4, seed=[1, 2, 3, 4]),
+    ),
+    "langevin": (35, lambda model: Langevin(model, 0.1, 300.0, 0.01, seed=0)),
+    "langevin, a temperature per system": (
+        35,
+        lambda model: Langevin(model, 0.1, [100.0, 200.0, 300.0, 400.0], 0.01, seed=0),
+    ),
+    "langevin, fixcm": (60, lambda model: Langevin(model, 0.1, 300.0, 0.01, fixcm=True, seed=0)),
     "fire": (
         80,
         lambda model: FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True)),
@@ -93,12 +117,6 @@ def test_update_rules_compile_whole():
     command = [sys.executable, "-m", "tests.dynamics.compile_updates"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        "fire_step",
-        "fire2_step",
-        "learn",
-        "newton_step",
-        "limited",
-        "mdmin_step",
-        "kick",
-    ]
+    names = ["fire_step", "fire2_step", "learn", "newton_step", "limited", "mdmin_step"]
+    names += ["kick", "langevin_kick", "berendsen_scale", "bussi_scale", "collide"]
+    assert done.stdout.split() == names

@@ -7,12 +7,16 @@ from nvdyn_ase.dynamics import (
     FIRE2,
     LBFGS,
     NVE,
+    Andersen,
     BaseDynamics,
+    Bussi,
     ConvergenceHook,
     HookStageEnum,
     HostMemory,
+    Langevin,
     MDMin,
     NaNDetectorHook,
+    NVTBerendsen,
     Outcome,
     SnapshotHook,
 )
@@ -50,6 +54,11 @@ ENGINES = [
     lambda model, **engine: LBFGS(model, maxstep=0.05, **engine),
     lambda model, **engine: MDMin(model, **engine),
     lambda model, **engine: NVE(model, dt=0.3, **engine),
+    lambda model, **engine: Andersen(model, 1.0, 5.0, 0.2, seed=1, **engine),
+    lambda model, **engine: NVTBerendsen(model, 1.0, 0.01, 3.0, **engine),
+    lambda model, **engine: Bussi(model, 1.0, 0.01, 3.0, seed=1, **engine),
+    lambda model, **engine: Langevin(model, 1.0, 5.0, 0.2, seed=1, **engine),
+    lambda model, **engine: Langevin(model, 1.0, 5.0, 0.2, fixcm=True, seed=1, **engine),
 ]
 IDS = [
     "downhill",
@@ -61,6 +70,11 @@ IDS = [
     "lbfgs-scaled",
     "mdmin",
     "nve",
+    "andersen",
+    "berendsen",
+    "bussi",
+    "langevin",
+    "langevin-fixcm",
 ]
 engines = pytest.mark.parametrize("make", ENGINES, ids=IDS)
 

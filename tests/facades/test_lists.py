@@ -16,7 +16,7 @@ from ase.io import read
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import Outcome
-from nvdyn_ase.md import VelocityVerlet
+from nvdyn_ase.md import Langevin, VelocityVerlet
 from nvdyn_ase.optimize import FIRE, FIRE2, LBFGS, MDMin
 from tests.systems import mixed, with_velocities
 
@@ -26,9 +26,13 @@ FACADES = {
     "LBFGS": lambda atoms, **options: LBFGS(atoms, **{"logfile": None} | options),
     "MDMin": lambda atoms, **options: MDMin(atoms, **{"logfile": None} | options),
     "VelocityVerlet": lambda atoms, **options: VelocityVerlet(atoms, timestep=0.2, **options),
+    # Without noise, so that what is compared does not depend on it.
+    "Langevin": lambda atoms, **options: Langevin(
+        atoms, timestep=0.2, temperature_K=0, friction=0.02, fixcm=False, **options
+    ),
 }
 facades = pytest.mark.parametrize("name", FACADES)
-OPTIMIZERS = [name for name in FACADES if name != "VelocityVerlet"]
+OPTIMIZERS = [name for name in FACADES if name not in ("VelocityVerlet", "Langevin")]
 optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
 RESTARTS = [*((name, {}) for name in OPTIMIZERS), ("LBFGS", {"memory": 3})]
 
@@ -263,7 +267,7 @@ def test_intervals_are_ases(name):
     for interval, log in calls.items():
         dynamics.attach(lambda log=log: log.append(dynamics.nsteps), interval=interval)
     dynamics.insert_observer(lambda: calls[3].append("first"), interval=3)
-    dynamics.run(steps=6) if name == "VelocityVerlet" else dynamics.run(fmax=0, steps=6)
+    dynamics.run(steps=6) if name not in OPTIMIZERS else dynamics.run(fmax=0, steps=6)
     assert calls[1] == [0, 1, 2, 3, 4, 5, 6]
     assert calls[3] == ["first", 0, "first", 3, "first", 6]
     assert calls[0] == [0]
@@ -274,13 +278,13 @@ def test_intervals_are_ases(name):
 def test_irun_yields_with_the_atoms_current(name):
     structures, reference = metals(3), metals(3)
     dynamics = FACADES[name](structures)
-    limits = {"steps": 5} if name == "VelocityVerlet" else {"fmax": 0, "steps": 5}
+    limits = {"steps": 5} if name not in OPTIMIZERS else {"fmax": 0, "steps": 5}
     frames = []
     for done in dynamics.irun(**limits):  # noqa: B007
         frames.append([atoms.positions.copy() for atoms in structures])
         assert all(np.isfinite(atoms.get_potential_energy()) for atoms in structures)
     assert len(frames) == 6
-    assert done is (name == "VelocityVerlet")
+    assert done is (name not in OPTIMIZERS)
     for index, atoms in enumerate(reference):
         own = [atoms.positions.copy() for _ in FACADES[name](atoms).irun(**limits)]
         np.testing.assert_allclose([f[index] for f in frames], own, atol=1e-12)
@@ -346,7 +350,7 @@ def test_each_system_has_a_trajectory_that_ends_at_its_own_last_step(name, form,
     names = [tmp_path / f"t-{i}.traj" for i in range(3)]
     target = str(tmp_path / "t-{index}.traj") if form == "pattern" else names
     dynamics = FACADES[name](structures, trajectory=target)
-    dynamics.run(steps=40) if name == "VelocityVerlet" else dynamics.run(fmax=0.05, steps=40)
+    dynamics.run(steps=40) if name not in OPTIMIZERS else dynamics.run(fmax=0.05, steps=40)
     for path, atoms, result in zip(names, structures, dynamics.results, strict=True):
         frames = read(path, ":")
         assert len(frames) == result.steps + 1

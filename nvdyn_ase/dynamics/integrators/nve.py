@@ -1,6 +1,6 @@
 """Velocity Verlet, constant energy."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.models.base import BaseModelMixin
 
-Number = float | Float[Tensor, "V 1"]
+Number = int | float | Float[Tensor, "V 1"]
 
 
 class NVE(BaseDynamics):
@@ -31,7 +31,7 @@ class NVE(BaseDynamics):
 
     __needs_keys__ = frozenset({"forces"})
     _writes_in_place = False
-    _per_system = ("dt",)
+    _per_system: ClassVar[tuple[str, ...]] = ("dt",)
 
     def __init__(self, model: BaseModelMixin, dt: Any, **engine: Any) -> None:
         self.dt = dt
