@@ -113,6 +113,8 @@ class FIRE2(OptimizerFacade, ase.optimize.fire2.FIRE2):
     @Nsteps.setter
     def Nsteps(self, value: Any) -> None:
         self.__dict__["Nsteps"] = value
+        if self._driver is not None:
+            self._driver.set_state("downhill_steps", value)
 
     # ---------------------------------------------------------------- restart
 

@@ -27,12 +27,15 @@ class EngineVelocity:
         return state["velocity"].cpu().numpy().ravel() if bool(state["moved"].any()) else None
 
     def __set__(self, facade: Any, value: np.ndarray | None) -> None:
-        """Write it."""
+        """Write it; with None every system starts as if it had not moved."""
         facade.__dict__[self.attribute] = value
-        if facade._driver is None or value is None:
+        if facade._driver is None:
             return
         facade._driver.close()
         state = facade._driver.state()
-        velocity = np.asarray(value, float).reshape(-1, 3)
-        state["velocity"] = torch.as_tensor(velocity).to(state["velocity"])
-        state["moved"] = torch.ones_like(state["moved"])
+        old = state["velocity"]
+        rows = (
+            np.zeros(old.shape) if value is None else np.reshape(np.asarray(value, float), (-1, 3))
+        )
+        state["velocity"] = torch.as_tensor(rows).to(old)
+        state["moved"] = torch.full_like(state["moved"], value is not None)

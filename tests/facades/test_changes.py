@@ -14,7 +14,7 @@ from ase.io import read
 
 from nvdyn_ase.dynamics import LoggingHook, Outcome
 from nvdyn_ase.md import VelocityVerlet
-from nvdyn_ase.optimize import FIRE
+from nvdyn_ase.optimize import FIRE, FIRE2, MDMin
 from nvdyn_ase.optimize.driver import AtomsDriver
 from tests.facades.test_lists import Silent, metals
 from tests.systems import with_velocities
@@ -174,15 +174,31 @@ def test_parameters_and_state_set_after_systems_have_left():
     assert_as_in_ase(drive, count=6)
 
 
-def test_the_velocity_can_be_taken_away():
-    optimizer, fresh = FIRE(metals(1), logfile=None), FIRE(metals(1), logfile=None)
+@pytest.mark.parametrize(("method", "name"), [(FIRE, "vel"), (FIRE2, "v"), (MDMin, "v")])
+def test_the_velocity_can_be_taken_away(method, name):
+    optimizer, fresh = method(metals(1), logfile=None), method(metals(1), logfile=None)
     optimizer.run(fmax=0, steps=1)
     fresh.atoms[0].positions[:] = optimizer.atoms[0].positions
-    optimizer.vel = None
-    assert optimizer.vel is None
+    setattr(optimizer, name, None)
+    assert getattr(optimizer, name) is None
     optimizer.run(fmax=0, steps=2)
     fresh.run(fmax=0, steps=2)
     assert np.array_equal(optimizer.atoms[0].positions, fresh.atoms[0].positions)
+
+
+def test_the_downhill_steps_of_fire2_can_be_set():
+    structures, references = metals(3), metals(3)
+    optimizer = FIRE2(structures, logfile=None)
+    at_step(optimizer, 3, lambda: setattr(optimizer, "Nsteps", 30))
+    optimizer.run(fmax=0, steps=12)
+    longest = 0.0
+    for atoms, reference in zip(structures, references, strict=True):
+        alone = ase.optimize.FIRE2(reference, logfile=None)
+        at_step(alone, 3, lambda alone=alone: setattr(alone, "Nsteps", 30))
+        alone.run(fmax=0, steps=12)
+        np.testing.assert_allclose(atoms.positions, reference.positions, atol=1e-12)
+        longest = max(longest, alone.dt)
+    assert 0.05 < longest < 0.1  # which no halving of 0.1 reaches: a time step has grown
 
 
 def test_a_wrong_number_of_values_changes_nothing():
