@@ -174,6 +174,22 @@ class Noise:
         return self._rows[1:]
 
 
+class HasNoise:
+    """What integrators with random numbers have in common: where those come from."""
+
+    noise: Noise
+
+    @property
+    def seed(self) -> Any:
+        """What the streams follow from; None before it was drawn, or with numpy's generators."""
+        return self.noise.seed
+
+    @property
+    def rng(self) -> Any:
+        """Generators of numpy, if they were given."""
+        return self.noise.rng
+
+
 class _Recorded:
     """A generator that gives the numbers of a step again until the next step asks.
 

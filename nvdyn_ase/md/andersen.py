@@ -88,13 +88,10 @@ class Andersen(StochasticFacade, ase.md.andersen.Andersen):
         super().set_temperature(per_system(temperature_K))
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.Andersen:
-        made = dynamics.Andersen(
-            model,
+        return self._with_noise(
+            *(dynamics.Andersen, model),
             dt=self.__dict__["dt"],
             temperature=type(self).temp.for_engine(self),
             andersen_prob=self.__dict__["andersen_prob"],
             fixcm=self.fix_com,
-            **self._source_of_noise(),
         )
-        made.noise.broadcast = self._broadcast
-        return made

@@ -88,12 +88,9 @@ class Bussi(StochasticFacade, ase.md.bussi.Bussi):
         self.dt, temperature, self.taut = self._given
         self.temp = temperature * units.kB
         self.target_kinetic_energy = 0.5 * self.temp * self.ndof
-        made = dynamics.Bussi(
-            model,
+        return self._with_noise(
+            *(dynamics.Bussi, model),
             dt=self.__dict__["dt"],
             temperature=type(self).temp.for_engine(self),
             taut=self.__dict__["taut"],
-            **self._source_of_noise(),
         )
-        made.noise.broadcast = self._broadcast
-        return made

@@ -89,16 +89,13 @@ class Langevin(StochasticFacade, ase.md.langevin.Langevin):
         )
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.Langevin:
-        made = dynamics.Langevin(
-            model,
+        return self._with_noise(
+            *(dynamics.Langevin, model),
             dt=self.__dict__["dt"],
             temperature=type(self).temp.for_engine(self),
             friction=type(self).fr.for_engine(self),
             fixcm=self.fix_com,
-            **self._source_of_noise(),
         )
-        made.noise.broadcast = self._broadcast
-        return made
 
     def updatevars(self) -> None:
         """Update ASE's coefficients for one Atoms; those of a list are the engine's."""

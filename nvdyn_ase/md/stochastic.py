@@ -24,11 +24,15 @@ class StochasticFacade(MolecularDynamicsFacade):
         if self._seed is not None and self.engine is None:
             raise TypeError("seed= needs the engine; for one Atoms give rng=, or engine=True")
 
-    def _source_of_noise(self) -> dict[str, Any]:
-        """Return the engine's arguments; ASE has put ``numpy.random`` where nothing was given."""
+    def _with_noise(self, engine: Any, *arguments: Any, **options: Any) -> Any:
+        """Make an engine; ASE has put ``numpy.random`` where no source of noise was given."""
         if self._seed is not None:
-            return {"seed": self._seed}
-        return {"rng": [self.rng] if self._single else self.rng}
+            options["seed"] = self._seed
+        else:
+            options["rng"] = [self.rng] if self._single else self.rng
+        made = engine(*arguments, **options)
+        made.noise.broadcast = self._broadcast
+        return made
 
     def _broadcast(self, array: np.ndarray) -> None:
         """Make what was drawn that of the first process, as in ASE."""

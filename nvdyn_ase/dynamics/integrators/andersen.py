@@ -13,7 +13,7 @@ from nvdyn_ase.data import Batch, segment_sum
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.integrators.nve import Number, kick
 from nvdyn_ase.dynamics.kinetics import centre_of_mass
-from nvdyn_ase.dynamics.noise import Noise
+from nvdyn_ase.dynamics.noise import HasNoise, Noise
 from nvdyn_ase.models.base import BaseModelMixin
 
 # Counters of the uniform numbers, out of the way of those of the normal ones.
@@ -38,7 +38,7 @@ class Collisions(NamedTuple):
     chance: Float[Tensor, "V 3"]
 
 
-class Andersen(BaseDynamics):
+class Andersen(HasNoise, BaseDynamics):
     """Velocity Verlet with stochastic collisions, as ``ase.md.Andersen``.
 
     H. C. Andersen, J. Chem. Phys. 72, 2384 (1980), section IV.
@@ -86,16 +86,6 @@ class Andersen(BaseDynamics):
         self.fixcm = fixcm
         self.noise = Noise("Andersen", seed, rng)
         super().__init__(model, **engine)
-
-    @property
-    def seed(self) -> Any:
-        """What the streams follow from; None before it was drawn, or with numpy's generators."""
-        return self.noise.seed
-
-    @property
-    def rng(self) -> Any:
-        """Generators of numpy, if they were given."""
-        return self.noise.rng
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         return template_batch.like(system=self.noise.fields(template_batch))

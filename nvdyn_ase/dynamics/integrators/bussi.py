@@ -13,14 +13,14 @@ from nvdyn_ase.data import Batch, StructureError, segment_dot
 from nvdyn_ase.dynamics.constraints import BatchConstraints
 from nvdyn_ase.dynamics.integrators.nve import NVE
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
-from nvdyn_ase.dynamics.noise import Noise
+from nvdyn_ase.dynamics.noise import HasNoise, Noise
 from nvdyn_ase.dynamics.parameters import parameter_rows
 from nvdyn_ase.models.base import BaseModelMixin
 
 System = Float[Tensor, "B 1"]
 
 
-class Bussi(NVE):
+class Bussi(HasNoise, NVE):
     """Velocity Verlet with stochastic velocity rescaling, as ``ase.md.Bussi``.
 
     G. Bussi, D. Donadio and M. Parrinello, J. Chem. Phys. 126, 014101 (2007), equation A7.
@@ -65,16 +65,6 @@ class Bussi(NVE):
         self.noise = Noise("Bussi", seed, rng)
         self._squares: tuple[BatchConstraints, Float[Tensor, "V 3"]] | None = None
         super().__init__(model, dt, **engine)
-
-    @property
-    def seed(self) -> Any:
-        """What the streams follow from; None before it was drawn, or with numpy's generators."""
-        return self.noise.seed
-
-    @property
-    def rng(self) -> Any:
-        """Generators of numpy, if they were given."""
-        return self.noise.rng
 
     # ---------------------------------------------------------------- parameters
 

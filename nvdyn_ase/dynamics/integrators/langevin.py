@@ -10,7 +10,7 @@ from torch import Tensor
 from nvdyn_ase.data import Batch, StructureError, segment_sum
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.integrators.nve import Number
-from nvdyn_ase.dynamics.noise import Noise
+from nvdyn_ase.dynamics.noise import HasNoise, Noise
 from nvdyn_ase.models.base import BaseModelMixin
 
 Row = Float[Tensor, "V 1"]
@@ -37,7 +37,7 @@ class Coefficients(NamedTuple):
     shift: Row
 
 
-class Langevin(BaseDynamics):
+class Langevin(HasNoise, BaseDynamics):
     """Langevin dynamics at constant temperature, as ``ase.md.Langevin``, with RATTLE's two parts.
 
     E. Vanden-Eijnden and G. Ciccotti, Chem. Phys. Lett. 429, 310 (2006), equation 23, and 39 with
@@ -87,16 +87,6 @@ class Langevin(BaseDynamics):
         self.fixcm = fixcm
         self.noise = Noise("Langevin", seed, rng)
         super().__init__(model, **engine)
-
-    @property
-    def seed(self) -> Any:
-        """What the streams follow from; None before it was drawn, or with numpy's generators."""
-        return self.noise.seed
-
-    @property
-    def rng(self) -> Any:
-        """Generators of numpy, if they were given."""
-        return self.noise.rng
 
     # ---------------------------------------------------------------- parameters
 
