@@ -102,6 +102,9 @@ class Run:
     def advance_together(self) -> None:
         """Do one whole step of every system; who ends it early waits for those who try again."""
         engine, batch = self.engine, self.batch
+        if not engine._tries:
+            self.advance()
+            return
         with Rollback(engine, batch):
             self.advance()
             while (trying := self._trying()) is not None:
@@ -112,7 +115,7 @@ class Run:
                 batch["status"] = torch.where(held, status, batch["status"])
 
     def _trying(self) -> Tensor | None:
-        within = self.engine.within_step(self.batch) if self.engine._tries else None
+        within = self.engine.within_step(self.batch)
         if within is None:
             return None
         trying = within & (self.batch["status"].view(-1, 1) < self.engine.exit_status)
