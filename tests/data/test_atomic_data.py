@@ -268,7 +268,6 @@ def test_properties_need_a_row_for_everything():
 
 
 def test_from_and_to_atoms():
-    pytest.importorskip("nvdyn_ase.atoms")
     from ase.build import bulk
 
     atoms = bulk("Cu", cubic=True)
