@@ -139,6 +139,30 @@ class BatchConstraints:
             noise = _replaced(noise, atoms, constraint.adjust_noise(own))
         return noise
 
+    def stress(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3 3"]:
+        """Return the stress as ``Atoms.get_stress`` would, eV/Å³."""
+        for row, atoms, constraint in self._hosted:
+            if constraint.adjusts_stress:
+                positions, cell, _ = _on_host(batch, row, atoms, batch["positions"])
+                own = stress[row].detach().cpu().double().numpy().copy()
+                adjusted = torch.as_tensor(constraint.adjust_stress(positions, cell, own))
+                stress = stress.clone()
+                stress[row] = adjusted.to(stress)
+        return stress
+
+    def cell(
+        self, batch: Batch, old: Float[Tensor, "B 3 3"], new: Float[Tensor, "B 3 3"]
+    ) -> Float[Tensor, "B 3 3"]:
+        """Return the cells that a change from old to new is allowed to end at, Å."""
+        for row, atoms, constraint in self._hosted:
+            if constraint.adjusts_cell:
+                positions = batch["positions"][atoms].detach().cpu().double().numpy().copy()
+                cells = (t[row].detach().cpu().double().numpy().copy() for t in (old, new))
+                adjusted = torch.as_tensor(constraint.adjust_cell(*cells, positions))
+                new = new.clone()
+                new[row] = adjusted.to(new)
+        return new
+
     def degrees_of_freedom(self, batch: Batch) -> Float[Tensor, "B 1"]:
         """Return the number of degrees of freedom of each system, as ASE counts them."""
         if self._dof is None:

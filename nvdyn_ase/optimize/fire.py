@@ -123,8 +123,8 @@ class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
         energies = driver.engine.energy(batch).view(-1).cpu().numpy()
         for row in rows:
             atoms = driver.atoms[driver.run.systems.rows[row]]
-            own = slice(batch.host_ptr[row], batch.host_ptr[row + 1])
-            before = state["last_positions"][own].cpu().numpy().ravel()
+            own = slice(*state.host_ptr[row : row + 2])
+            before = state["last_coordinates"][own].cpu().numpy().ravel()
             last = float(state["last_energy"][row])
             callback(OptimizableAtoms(atoms), before, float(energies[row]), last)
 
