@@ -21,7 +21,7 @@ from nvdyn_ase.dynamics.integrators import (
     NVTLangevin,
     VelocityVerlet,
 )
-from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin, Optimizer
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
@@ -47,6 +47,7 @@ __all__ = [
     "NVTLangevin",
     "NaNDetectorHook",
     "NeighborListHook",
+    "Optimizer",
     "Outcome",
     "ProgressHook",
     "SnapshotHook",

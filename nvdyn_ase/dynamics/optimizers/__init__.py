@@ -4,5 +4,6 @@ from nvdyn_ase.dynamics.optimizers.fire import FIRE
 from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGS
 from nvdyn_ase.dynamics.optimizers.mdmin import MDMin
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 
-__all__ = ["FIRE", "FIRE2", "LBFGS", "MDMin"]
+__all__ = ["FIRE", "FIRE2", "LBFGS", "MDMin", "Optimizer"]
