@@ -24,7 +24,7 @@ OPTIMIZERS = [
 
 
 class Observer:
-    """Keeps what a trajectory of a relaxation is made of, and pickles it, as chgnet and matgl do."""
+    """Keeps what a trajectory of a relaxation is made of, and pickles it, as chgnet does."""
 
     def __init__(self, atoms):
         self.atoms = atoms
@@ -134,7 +134,9 @@ def test_an_open_trajectory_and_a_with_block(name, mode, tmp_path):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_same_code_with_a_list_of_structures(name):
     structures, alone = [crystal(seed) for seed in range(3)], [crystal(seed) for seed in range(3)]
-    run = getattr(nvdyn_ase.optimize, name)([FrechetCellFilter(a) for a in structures], logfile=None)
+    run = getattr(nvdyn_ase.optimize, name)(
+        [FrechetCellFilter(a) for a in structures], logfile=None
+    )
     observers = [Observer(atoms) for atoms in structures]
     for observer in observers:
         run.attach(observer, interval=1)
