@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
-from nvdyn_ase.atoms.descriptions import descriptions, teach_lengths
+from nvdyn_ase.atoms.descriptions import descriptions
+from nvdyn_ase.atoms.learning import bonds
 from nvdyn_ase.atoms.momenta import to_velocities
 from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin, declared_name, field_key, fits_tensor
 from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level, StructureError
@@ -88,7 +89,8 @@ def _sorted_constraints(
     if not copy_constraints:
         return described, tuple(atoms.constraints)
     kept = copied(atoms.constraints)
-    teach_lengths(kept, described)
+    for own, constraint in bonds(described, kept):
+        constraint.bondlengths = own.lengths.copy()
     return described, tuple(kept)
 
 

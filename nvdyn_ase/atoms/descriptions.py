@@ -301,23 +301,6 @@ def _are_equal(a: Any, b: Any, passed_over: set[str]) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def teach_lengths(constraints: Sequence[Any], described: Sequence[Any]) -> None:
-    """Tell constraint objects the lengths of their bonds, where they do not know them yet.
-
-    Parameters
-    ----------
-    constraints
-        ASE's objects; they are written to.
-    described
-        What was found of them.
-    """
-    bonds = [own for own in described if isinstance(own, native.BondLengths)]
-    objects = [own for own in constraints if type(own) is FixBondLengths]
-    for constraint, own in zip(objects, bonds, strict=False):
-        if constraint.bondlengths is None:
-            constraint.bondlengths = own.lengths.copy()
-
-
 def undescribed(own: Any, atoms: ase.Atoms) -> list[Any]:
     """Return ASE's objects for a description that no object has come with."""
     make = _MAKING[type(own)]
@@ -334,15 +317,27 @@ def _scaled(own: native.Scaled, atoms: ase.Atoms) -> list[Any]:
 
 
 def _line(own: native.Line, atoms: ase.Atoms) -> list[Any]:
-    return [FixedLine(i, along) for i, along in zip(own.index, own.direction, strict=True)]
+    return [
+        _directed(FixedLine, i, along) for i, along in zip(own.index, own.direction, strict=True)
+    ]
 
 
 def _plane(own: native.Plane, atoms: ase.Atoms) -> list[Any]:
-    return [FixedPlane(i, normal) for i, normal in zip(own.index, own.direction, strict=True)]
+    return [
+        _directed(FixedPlane, i, along) for i, along in zip(own.index, own.direction, strict=True)
+    ]
+
+
+def _directed(kind: type, index: np.integer, direction: np.ndarray) -> Any:
+    constraint = kind(index, direction)
+    constraint.dir = direction.copy()  # to normalise it again may change the last bit
+    return constraint
 
 
 def _mode(own: native.Mode, atoms: ase.Atoms) -> list[Any]:
-    return [FixedMode(own.mode)]
+    constraint = FixedMode(own.mode)
+    constraint.mode = own.mode.reshape(-1).copy()
+    return [constraint]
 
 
 def _centre_of_mass(own: native.CentreOfMass, atoms: ase.Atoms) -> list[Any]:

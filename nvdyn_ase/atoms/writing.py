@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from operator import is_
 from typing import Any
 
 import ase
 import numpy as np
 
-from nvdyn_ase.atoms.descriptions import teach_lengths
 from nvdyn_ase.atoms.filling import leave_results
+from nvdyn_ase.atoms.learning import teach
 from nvdyn_ase.atoms.momenta import to_momenta
 from nvdyn_ase.atoms.origin import ORIGIN
 from nvdyn_ase.atoms.proxy import unwrapped
@@ -51,20 +50,12 @@ def write_back(batch: Batch, atoms: Sequence[ase.Atoms], *, momenta: bool, resul
         _write(system, "positions", positions[ptr[row] : ptr[row + 1]])
         if not np.array_equal(system.cell.array.astype(cells.dtype, copy=False), cells[row]):
             system.cell.array[:] = cells[row]
-        if system.constraints and batch.constraints[row]:
-            _teach(batch, row, system)
     if momenta:
         _write_momenta(batch, atoms)
     if results:
         _write_results(batch, atoms, cells)
-
-
-def _teach(batch: Batch, row: int, atoms: ase.Atoms) -> None:
-    """Let the user's own constraint objects know what they would have learned in ASE."""
-    origin = batch.host[row].get(ORIGIN)
-    kept = () if origin is None else origin.constraints
-    if len(kept) == len(atoms.constraints) and all(map(is_, kept, atoms.constraints)):
-        teach_lengths(kept, batch.constraints[row])
+    if any(batch.constraints):
+        teach(batch, atoms, forces=results)
 
 
 def check_sizes(batch: Batch, atoms: Sequence[ase.Atoms]) -> None:

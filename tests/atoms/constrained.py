@@ -100,8 +100,12 @@ MAKERS = {
 
 
 def symmetric(seed: int = 0) -> ase.Atoms:
-    """Return a crystal that keeps its symmetry, out of equilibrium."""
-    atoms = bulk("Cu", cubic=True) if seed % 2 else bulk("Ti", "hcp", a=2.9, c=4.7) * (1, 1, 2)
+    """Return a layered crystal that keeps its symmetry, out of equilibrium."""
+    z = 0.22 + 0.01 * (seed % 3)
+    scaled = [(0, 0, 0), (0.5, 0.5, z), (0.5, 0.5, -z)]
+    size = [2.8, 2.8, 7.0] if seed % 2 else [2.7, 2.9, 7.0]
+    atoms = ase.Atoms("AuCu2", scaled_positions=scaled, cell=size, pbc=True)
+    atoms *= (1, 1, 1 + seed % 2)
     atoms.set_constraint(FixSymmetry(atoms))
     return atoms
 

@@ -1,5 +1,6 @@
 """All constraints of a batch, in the order in which each system has them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,17 @@ class BatchConstraints:
             if kind.has_potential or not md:
                 forces = kind.forces(batch, forces, md)
         return forces
+
+    def steps_of_forces(
+        self, batch: Batch
+    ) -> Iterator[tuple[Kind, Float[Tensor, "V 3"], Float[Tensor, "V 3"]]]:
+        """Yield what acts on the forces that an optimizer sees, and these before and after it."""
+        forces = batch["forces"]
+        if self.fixed is not None:
+            forces = torch.where(self.fixed, 0.0, forces)
+        for kind in self._kinds:
+            before, forces = forces, kind.forces(batch, forces)
+            yield kind, before, forces
 
     def positions(
         self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]
@@ -173,4 +185,10 @@ def _kinds(batch: Batch, descriptions: list[list[Description]]) -> list[Kind]:
             if place == len(rounds):
                 rounds.append({})
             rounds[place].setdefault(type(description), []).append(Member(row, description))
-    return [kind.together(batch, own) for each in rounds for kind, own in each.items()]
+    kinds = []
+    for each in rounds:
+        for described, members in each.items():
+            kind = described.together(batch, members)
+            kind.members = members
+            kinds.append(kind)
+    return kinds

@@ -96,15 +96,20 @@ class BondLengthsKind(Kind):
         return rows.index_select(0, bonds.first) - rows.index_select(0, bonds.second)
 
     def _swept(
-        self, rows: Float[Tensor, "V 3"], terms: Terms, of_positions: bool
+        self,
+        batch: Batch,
+        rows: Float[Tensor, "V 3"],
+        instead: Float[Tensor, "V 3"],
+        terms: Terms,
+        of_positions: bool = False,
     ) -> Float[Tensor, "V 3"]:
-        """Return the rows that obey, and note whose constraint does not get there."""
+        """Return the rows that obey; of a system that does not get there, what is there instead."""
         found, unsettled = swept(rows, self._bonds, terms, of_positions)
         assert self.failed is not None
         of_systems = torch.zeros_like(self.failed, dtype=torch.uint8)
         of_systems = of_systems.scatter_reduce(0, self._systems, unsettled.byte(), "amax")
         self.failed = self.failed | of_systems.bool()
-        return found
+        return torch.where(self.failed.index_select(0, batch.batch).view(-1, 1), instead, found)
 
     def _masses(self, batch: Batch) -> list[Float[Tensor, "m 1"]]:
         """Return the inverse masses of both atoms of each bond, and its reduced mass."""
@@ -123,9 +128,7 @@ class BondLengthsKind(Kind):
         bond, one = self._image(batch, raw), torch.ones_like(first)
         gains = reduced * first, reduced * second
         terms = Terms(bond, bond - raw, self._square, one, one, *gains)
-        found = self._swept(new, terms, of_positions=True)
-        assert self.failed is not None
-        return torch.where(self.failed.index_select(0, batch.batch).view(-1, 1), old, found)
+        return self._swept(batch, new, old, terms, of_positions=True)
 
     def forces(
         self, batch: Batch, forces: Float[Tensor, "V 3"], md: bool = False
@@ -135,7 +138,7 @@ class BondLengthsKind(Kind):
         bond = self._image(batch, self._bond(batch["positions"]))
         weights, zero = (first, second), torch.zeros_like(bond)
         terms = Terms(bond, zero, self._square, *weights, reduced, reduced)
-        return self._swept(forces, terms, of_positions=False)
+        return self._swept(batch, forces, forces, terms)
 
     def velocities(self, batch: Batch, velocities: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
         """Take out what would stretch the bonds."""
@@ -144,7 +147,7 @@ class BondLengthsKind(Kind):
         one, zero = torch.ones_like(first), torch.zeros_like(bond)
         gains = reduced * first, reduced * second
         terms = Terms(bond, zero, self._square, one, one, *gains)
-        return self._swept(velocities, terms, of_positions=False)
+        return self._swept(batch, velocities, velocities, terms)
 
 
 def levels(pairs: np.ndarray) -> list[np.ndarray]:

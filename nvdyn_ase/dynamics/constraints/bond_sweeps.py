@@ -123,7 +123,7 @@ def _sweep(
     now = np.empty(3)
     for g in range(len(ptr) - 1):
         converged = False
-        for _ in range(most):
+        for sweep in range(most):
             converged = True
             for k in range(ptr[g], ptr[g + 1]):
                 a, b = first[k], second[k]
@@ -137,6 +137,8 @@ def _sweep(
                 x = -along / square[k, 0]
                 if of_positions:
                     x = 0.5 * (square[k, 0] - length) / along
+                if np.isnan(x) and sweep > 0:  # it was a number at first: this will not end well
+                    failed[g] = True
                 if abs(x) > tolerance[k, 0]:
                     converged = False
                     for c in range(3):
@@ -144,7 +146,7 @@ def _sweep(
                         rows[b, c] -= x * gain_second[k, 0] * old[k, c]
             if converged:
                 break
-        failed[g] = not converged
+        failed[g] |= not converged
 
 
 def swept_torch(
@@ -152,15 +154,19 @@ def swept_torch(
 ) -> tuple[Float[Tensor, "V 3"], Bool[Tensor, " g"]]:
     """Return what :func:`swept` returns, as torch operations, a given number of sweeps."""
     levels = [_Level.of(bonds, terms, chosen) for chosen in bonds.levels]
-    moved = [torch.zeros_like(bonds.tolerance[:0], dtype=torch.bool)]
-    for _ in range(sweeps):
-        moved = []
+    first: list[Tensor] = []
+    last: list[Tensor] = []
+    for sweep in range(sweeps):
+        last = []
         for level in levels:
-            rows, corrected = level.corrected(rows, of_positions)
-            moved.append(corrected)
+            rows, x = level.corrected(rows, of_positions)
+            last.append(x)
+        first = last if sweep == 0 else first
     failed = rows.new_zeros(len(bonds.ptr) - 1)
     order = torch.cat([bonds.owner.index_select(0, chosen) for chosen in bonds.levels])
-    unsettled = torch.cat(moved).view(-1).to(failed)
+    # What was a number at first and is none now did not converge either.
+    x, known = torch.cat(last), ~torch.cat(first).isnan()
+    unsettled = ((x != 0) & known).view(-1).to(failed)
     return rows, failed.scatter_reduce(0, order, unsettled, "amax") > 0
 
 
@@ -193,7 +199,7 @@ class _Level(NamedTuple):
         )
 
     def corrected(self, rows: Tensor, of_positions: bool) -> tuple[Tensor, Tensor]:
-        """Return the rows after these bonds were done, and which of these were not yet right."""
+        """Return the rows after these bonds were done, and the multipliers that it took."""
         now = self.weight_first * rows.index_select(0, self.first)
         now = now - self.weight_second * rows.index_select(0, self.second) + self.offset
         along = (self.old * now).unbind(1)
@@ -204,6 +210,5 @@ class _Level(NamedTuple):
             x = 0.5 * (self.square - length) / along_old
         else:
             x = -along_old / self.square
-        wrong = x.abs() > self.tolerance
-        x = torch.where(wrong, x, 0.0)
-        return rows.index_add(0, self.both, torch.cat((x, x)) * self.change), wrong
+        x = torch.where(x.abs() <= self.tolerance, 0.0, x)
+        return rows.index_add(0, self.both, torch.cat((x, x)) * self.change), x

@@ -58,6 +58,8 @@ class Kind:
 
     Attributes
     ----------
+    members
+        Whose they are.
     has_potential, adjusts_stress, adjusts_cell
         Whether the methods of that name do anything.
     failed
@@ -67,6 +69,7 @@ class Kind:
         What is said of these.
     """
 
+    members: "Sequence[Member[Any]]" = ()
     has_potential: bool = False
     adjusts_stress: bool = False
     adjusts_cell: bool = False
