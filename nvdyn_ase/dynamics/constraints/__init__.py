@@ -1,7 +1,7 @@
-"""Constraints: what each system's say of themselves, and how those of a batch act together."""
+"""What each system's constraints say of themselves, and how those of a batch act together."""
 
 from nvdyn_ase.dynamics.constraints.batch_constraints import BatchConstraints
-from nvdyn_ase.dynamics.constraints.bond_lengths import BondLengths
+from nvdyn_ase.dynamics.constraints.bond_lengths import BondLengths, BondLengthsKind
 from nvdyn_ase.dynamics.constraints.cartesian import Cartesian
 from nvdyn_ase.dynamics.constraints.centre_of_mass import CentreOfMass
 from nvdyn_ase.dynamics.constraints.external_force import ExternalForce
@@ -16,6 +16,7 @@ from nvdyn_ase.dynamics.constraints.symmetry import Symmetry
 __all__ = [
     "BatchConstraints",
     "BondLengths",
+    "BondLengthsKind",
     "Cartesian",
     "CentreOfMass",
     "Constraint",

@@ -16,8 +16,6 @@ from torch import Tensor
 
 # As many as ASE does.
 _MOST = 500
-# Where nobody waits for the outcome. Molecules of water need 20 to 40.
-_FIXED = 100
 
 
 class Bonds(NamedTuple):
@@ -76,7 +74,7 @@ class Terms(NamedTuple):
 
 
 def swept(
-    rows: Float[Tensor, "V 3"], bonds: Bonds, terms: Terms, of_positions: bool
+    rows: Float[Tensor, "V 3"], bonds: Bonds, terms: Terms, of_positions: bool, sweeps: int
 ) -> tuple[Float[Tensor, "V 3"], Bool[Tensor, " g"]]:
     """Return rows that obey the bonds, and the constraints that did not converge.
 
@@ -88,18 +86,22 @@ def swept(
         Who is bound to whom, and how.
     of_positions
         Which they are, and so which of the two multipliers it is.
+    sweeps
+        How many there are on a device where nobody waits for the outcome.
     """
-    terms = Terms(*(term.double() for term in terms))
+    if rows.dtype is not torch.float64:  # the tolerance asks for it
+        wide = Terms(*(term.double() for term in terms))
+        found, unsettled = swept(rows.double(), bonds, wide, of_positions, sweeps)
+        return found.to(rows.dtype), unsettled
     if rows.device.type != "cpu":
-        found, unsettled = swept_torch(rows.double(), bonds, terms, of_positions, _FIXED)
-        return found.to(rows), unsettled
-    out = rows.detach().double().clone()
+        return swept_torch(rows, bonds, terms, of_positions, sweeps)
+    out = rows.detach().clone()
     failed = np.zeros(len(bonds.ptr) - 1, np.bool_)
     given: list[Any] = [t.numpy() for t in (bonds.first, bonds.second, bonds.ptr, bonds.tolerance)]
     given += [term.numpy() for term in terms]
     sweep: Callable[..., None] = _sweep
     sweep(out.numpy(), *given, of_positions, _MOST, failed)
-    return out.to(rows), torch.from_numpy(failed)
+    return out, torch.from_numpy(failed)
 
 
 @njit(cache=True, error_model="numpy")
