@@ -1,6 +1,7 @@
 """How a batch moves: engines, hooks, convergence, optimizers and integrators."""
 
 from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.hooks import (
     Hook,
@@ -32,6 +33,7 @@ __all__ = [
     "Andersen",
     "BaseDynamics",
     "Bussi",
+    "CellFilter",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
@@ -49,4 +51,5 @@ __all__ = [
     "ProgressHook",
     "SnapshotHook",
     "VelocityVerlet",
+    "filter_cells",
 ]

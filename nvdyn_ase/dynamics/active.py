@@ -60,7 +60,7 @@ class ActiveSystems:
         current = self.batch.evaluated
         kept = self.batch.index_select(staying)
         if current is not None and current.holds(self.batch, current.model):
-            kept.evaluated = Evaluated.now(kept, current.model)
+            kept.evaluated = Evaluated.now(kept, current.model, current.results)
         self.batch, self.rows = kept, self.rows[staying]
         self.engine.follow(kept, state.index_select(staying), staying)
 
@@ -86,7 +86,7 @@ class ActiveSystems:
             current = self.batch.evaluated
             self.gather()
             if current is not None and current.holds(self.batch, current.model):
-                self.home.evaluated = Evaluated.now(self.home, current.model)
+                self.home.evaluated = Evaluated.now(self.home, current.model, current.results)
             self.adopt_home()
         return self.home
 

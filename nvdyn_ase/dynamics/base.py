@@ -239,6 +239,10 @@ class BaseDynamics(PerSystemParameters):
 
     # ---------------------------------------------------------------- the forward pass
 
+    def needs(self, batch: Batch) -> frozenset[str]:
+        """Return the fields that the model has to give for this batch."""
+        return frozenset(self.__needs_keys__)
+
     def compute(self, batch: Batch) -> ModelOutputs:
         """Evaluate the model and write what it gives into the batch.
 
@@ -251,9 +255,10 @@ class BaseDynamics(PerSystemParameters):
         if self._neighbors is not None:
             self._neighbors.update(batch)
             failures = self._neighbors.failures
-        with self.model.computing(self.outputs.union(self.__needs_keys__)):
+        needs = self.needs(batch)
+        with self.model.computing(self.outputs | needs):
             outputs = self.model(batch)
-        missing = sorted(set(self.__needs_keys__) - outputs.keys())
+        missing = sorted(needs - outputs.keys())
         if missing:
             raise RuntimeError(
                 f"{type(self).__name__} needs {', '.join(missing)}, and "
@@ -261,7 +266,7 @@ class BaseDynamics(PerSystemParameters):
             )
         for key, values in outputs.items():
             batch[key] = values
-        batch.evaluated = Evaluated.now(batch, self.model)
+        batch.evaluated = Evaluated.now(batch, self.model, outputs)
         failures = outputs.failures | failures
         new = {row: why for row, why in failures.items() if "failure" not in batch.host[row]}
         if new:
@@ -297,7 +302,7 @@ class BaseDynamics(PerSystemParameters):
 
     def _defer_fmax(self, batch: Batch) -> None:
         self._fmax_source = batch["forces"]
-        batch.defer("fmax", lambda: largest_norm(self.forces(batch), batch.ptr))
+        batch.defer("fmax", lambda: self.largest_force(batch))
 
     def prime(self, batch: Batch) -> None:
         """Make forces current if the method needs them and they are not."""
@@ -312,9 +317,11 @@ class BaseDynamics(PerSystemParameters):
 
     def is_current(self, batch: Batch) -> bool:
         """Say whether energy and forces are those of this model for the present geometry."""
-        return batch.evaluated is not None and batch.evaluated.holds(batch, self.model)
+        return batch.evaluated is not None and batch.evaluated.holds(
+            batch, self.model, self.needs(batch)
+        )
 
-    # ---------------------------------------------------------------- coordinates
+    # ---------------------------------------------------------------- constraints
 
     def constraints(self, batch: Batch) -> BatchConstraints:
         """Return the constraints of the batch being moved."""
@@ -328,19 +335,22 @@ class BaseDynamics(PerSystemParameters):
         """Look the constraints of the batch up again, because somebody may have changed them."""
         self._constraints = self._fmax_source = None
 
+    def coordinates(self, batch: Batch) -> Float[Tensor, "V 3"]:
+        """Return what is moved, Å."""
+        return batch["positions"]
+
     def forces(self, batch: Batch) -> Float[Tensor, "V 3"]:
-        """Return the forces with constraints applied, as an optimizer sees them, eV/Å."""
+        """Return the forces on it with constraints applied, as an optimizer sees them, eV/Å."""
         return self.constraints(batch).forces(batch)
+
+    def largest_force(self, batch: Batch) -> Float[Tensor, "B 1"]:
+        """Return the largest norm among the forces of each system, eV/Å."""
+        return largest_norm(self.forces(batch), batch.ptr)
 
     def energy(self, batch: Batch) -> Float[Tensor, "B 1"]:
         """Return the energy whose gradient the forces are, with that of constraints, eV."""
         key = "free_energy" if "free_energy" in batch else "energy"
         return self.constraints(batch).energy(batch, batch[key])
-
-    def move(self, batch: Batch, step: Float[Tensor, "V 3"]) -> None:
-        """Displace the atoms, Å, as far as constraints allow."""
-        old = batch["positions"]
-        batch["positions"] = self.constraints(batch).positions(batch, old, old + step)
 
     # ---------------------------------------------------------------- one step
 
@@ -349,7 +359,7 @@ class BaseDynamics(PerSystemParameters):
         status = batch["status"]
         if self._mask is not None and self._mask[0] is status and self._mask[1] == status._version:
             return self._mask[2]
-        mask = ActiveMask(batch["status"].view(-1, 1) < self.exit_status, batch.batch)
+        mask = ActiveMask(batch["status"].view(-1, 1) < self.exit_status, batch)
         self._mask = (status, status._version, mask)
         return mask
 
@@ -368,7 +378,7 @@ class BaseDynamics(PerSystemParameters):
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
         self.adopt(batch)
-        active = ActiveMask(mask.view(-1, 1), batch.batch)
+        active = ActiveMask(mask.view(-1, 1), batch)
         for update in (self.pre_update, self.post_update):
             fields = self._mutable_fields
             masked(update, batch, self.state, fields, active, self._writes_in_place)

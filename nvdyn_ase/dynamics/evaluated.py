@@ -1,5 +1,6 @@
 """Whether the energy and forces in a batch belong to its present geometry."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -10,7 +11,7 @@ _GEOMETRY = ("positions", "cell", "pbc", "atomic_numbers")
 
 
 class Evaluated(NamedTuple):
-    """The model, and the very tensors it was given, as they were.
+    """The model, what it gave, and the very tensors it was given, as they were.
 
     A tensor that was replaced or written to since is another geometry, as far as anyone can tell
     without waiting for the device.
@@ -18,15 +19,21 @@ class Evaluated(NamedTuple):
 
     model: Any
     geometry: tuple[tuple[Tensor, int], ...]
+    results: frozenset[str]
 
     @classmethod
-    def now(cls, batch: Batch, model: Any) -> "Evaluated":
-        """Return a note that the results in the batch are those of the model, for what it holds."""
-        return cls(model, tuple((batch[key], batch[key]._version) for key in _GEOMETRY))
+    def now(cls, batch: Batch, model: Any, results: Iterable[str]) -> "Evaluated":
+        """Return a note that these results in the batch are the model's, for what it holds."""
+        geometry = tuple((batch[key], batch[key]._version) for key in _GEOMETRY)
+        return cls(model, geometry, frozenset(results))
 
-    def holds(self, batch: Batch, model: Any) -> bool:
-        """Say whether that is still so."""
-        return model is self.model and all(
-            batch[key] is tensor and tensor._version == version
-            for key, (tensor, version) in zip(_GEOMETRY, self.geometry, strict=True)
+    def holds(self, batch: Batch, model: Any, needs: frozenset[str] = frozenset()) -> bool:
+        """Say whether that is still so, and whether all that is needed is among the results."""
+        return (
+            model is self.model
+            and needs <= self.results
+            and all(
+                batch[key] is tensor and tensor._version == version
+                for key, (tensor, version) in zip(_GEOMETRY, self.geometry, strict=True)
+            )
         )

@@ -17,8 +17,8 @@ class ActiveMask:
     ----------
     system
         One entry per system, (B, 1).
-    index
-        System of each atom, (V,).
+    batch
+        The systems.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class ActiveMask:
         1 for a system that moves and 0 for one that does not, (B, 1), for counting.
     """
 
-    def __init__(self, system: Bool[Tensor, "B 1"], index: Int[Tensor, " V"]) -> None:
+    def __init__(self, system: Bool[Tensor, "B 1"], batch: Batch) -> None:
         self.system = system
-        self._index = index
+        self._index, self._sizes = batch.batch, batch.num_nodes_list
 
     @cached_property
     def node(self) -> Bool[Tensor, "V 1"]:
@@ -42,9 +42,17 @@ class ActiveMask:
         """1 for a system that moves and 0 for one that does not, (B, 1)."""
         return self.system.long()
 
-    def merge(self, level: Level, new: Tensor, old: Tensor) -> Tensor:
+    def rows_of(self, holder: Batch, key: str) -> Bool[Tensor, "N 1"]:
+        """Return one entry per row of a field, of the batch or of a state with rows of its own."""
+        if holder.level(key) is not Level.NODE:
+            return self.system
+        if holder.num_nodes_list != self._sizes:
+            return self.system.index_select(0, holder.batch)
+        return self.node
+
+    def merge(self, holder: Batch, key: str, new: Tensor, old: Tensor) -> Tensor:
         """Return new rows where systems move and old rows where they do not."""
-        mask = self.node if level is Level.NODE else self.system
+        mask = self.rows_of(holder, key)
         shape = (len(mask),) + (1,) * (new.ndim - 1)
         return torch.where(mask.view(shape), new, old)
 
@@ -73,4 +81,4 @@ def masked(
         if new is tensor and new._version == version:
             holder[key] = old  # nothing was written: results that belong to this tensor still do
         else:
-            holder[key] = active.merge(holder.level(key), new, old)
+            holder[key] = active.merge(holder, key, new, old)

@@ -169,7 +169,7 @@ class History(NamedTuple):
         places = np.arange(pairs - min(pairs, slots), pairs) % slots
         s, y = (list(state[key].cpu().numpy().transpose(1, 0, 2)[places]) for key in ("s", "y"))
         rho = (1.0 / state["curvature"][0].cpu().numpy()[places]).tolist()
-        last = (state[key].cpu().numpy().ravel() for key in ("last_positions", "last_forces"))
+        last = (state[key].cpu().numpy().ravel() for key in ("last_coordinates", "last_forces"))
         return cls(pairs + 1, [a.ravel() for a in s], [a.ravel() for a in y], rho, *last)
 
     def put_into(self, state: Batch, memory: int) -> None:
@@ -190,9 +190,9 @@ class History(NamedTuple):
             **histories,
             "curvature": curvature,
             "inverse": inverse,
-            "last_positions": np.reshape(self.r0, (-1, 3)),
+            "last_coordinates": np.reshape(self.r0, (-1, 3)),
             "last_forces": np.reshape(self.f0, (-1, 3)),
         }
         for key, array in fields.items():
-            state[key] = torch.as_tensor(array).to(state["last_positions"])
+            state[key] = torch.as_tensor(array).to(state["last_coordinates"])
         state["pairs"] = torch.full_like(state["pairs"], pairs)

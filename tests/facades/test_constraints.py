@@ -1,5 +1,6 @@
 """Constraints in a list: every step ASE's, for every kind, among systems with others and none."""
 
+import ase.filters
 import ase.md
 import ase.optimize
 import numpy as np
@@ -172,3 +173,21 @@ def test_atoms_that_are_not_there_are_named(constraint):
     structures = [relaxable([]), relaxable([FixCom(), constraint])]
     with pytest.raises(StructureError, match=r"structure 1.*names atom (9|-12|8), but there are 8"):
         FIRE(structures)
+
+
+@pytest.mark.parametrize("kind", ["FrechetCellFilter", "UnitCellFilter"])
+def test_cells_obey_too(kind):
+    def made():
+        structures = [symmetric(0), symmetric(1), symmetric(2)]
+        structures[2].set_constraint([FixScaled([1], (True, False, True)), FixCartesian([2])])
+        for atoms in structures:
+            atoms.calc = EMT()
+        return structures, [getattr(ase.filters, kind)(atoms) for atoms in structures]
+
+    together, filtered = made()
+    frames = trajectory(FIRE(filtered, logfile=None), together, 20)
+    for index, (atoms, one) in enumerate(zip(*made(), strict=True)):
+        expected = trajectory(ase.optimize.FIRE(one, logfile=None), [atoms], 20)
+        for ours, theirs in zip(frames, expected, strict=True):
+            np.testing.assert_allclose(ours[index], theirs[0], atol=1e-10)
+        np.testing.assert_allclose(together[index].cell, atoms.cell, atol=1e-10)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_dot
-from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.models.base import BaseModelMixin
 
 
@@ -20,7 +20,7 @@ class FIREState(NamedTuple):
     taken for one that goes uphill.
     """
 
-    velocity: Float[Tensor, "V 3"]
+    velocity: Float[Tensor, "R 3"]
     dt: Float[Tensor, "B 1"]
     a: Float[Tensor, "B 1"]
     downhill_steps: Float[Tensor, "B 1"]
@@ -38,7 +38,7 @@ class FIREConstants(NamedTuple):
     fa: Float[Tensor, "B 1"]
 
 
-class FIRE(BaseDynamics):
+class FIRE(Optimizer):
     """FIRE with ASE's defaults, operation for operation.
 
     E. Bitzek, P. Koskinen, F. Gähler, M. Moseler and P. Gumbsch, Phys. Rev. Lett. 97, 170201
@@ -71,8 +71,6 @@ class FIRE(BaseDynamics):
     """
 
     __needs_keys__ = frozenset({"energy", "forces"})
-    _mutable_fields = ("positions",)
-    _writes_in_place = False
     _per_system = ("dt", "maxstep", "dtmax", "Nmin", "finc", "fdec", "astart", "fa", "a")
 
     def __init__(
@@ -98,13 +96,13 @@ class FIRE(BaseDynamics):
         super().__init__(model, **engine)
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
-        node = {"velocity": torch.zeros_like(template_batch["positions"])}
+        rows = {"velocity": torch.zeros_like(self.coordinates(template_batch))}
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         system["downhill_steps"] = torch.full_like(system["dt"], -1.0)
         if self.downhill_check:
-            node["last_positions"] = template_batch["positions"]
+            rows["last_coordinates"] = self.coordinates(template_batch)
             system["last_energy"] = torch.full_like(system["dt"], float("inf"))
-        return template_batch.like(node=node, system=system)
+        return self.new_state(template_batch, rows=rows, system=system)
 
     def pre_update(self, batch: Batch) -> None:
         """Choose and make the next step."""
@@ -112,7 +110,8 @@ class FIRE(BaseDynamics):
         uphill = self._go_back_uphill(batch) if self.downhill_check else None
         state = FIREState(*(self.state[key] for key in FIREState._fields))
         constants = FIREConstants(*(self.state[key] for key in FIREConstants._fields))
-        step, state = fire_step(forces, state, constants, uphill, batch.batch, batch.ptr3)
+        rows = self.rows(batch)
+        step, state = fire_step(forces, state, constants, uphill, rows.batch, rows.ptr3)
         for key, tensor in zip(FIREState._fields, state, strict=True):
             self.state[key] = tensor
         self.move(batch, step)
@@ -123,22 +122,21 @@ class FIRE(BaseDynamics):
         uphill = energy > last
         if self.position_reset_callback is not None:
             self.position_reset_callback(batch, uphill)
-        atoms = uphill.index_select(0, batch.batch)
-        batch["positions"] = torch.where(atoms, self.state["last_positions"], batch["positions"])
-        self.state["last_positions"] = batch["positions"]
+        self.put(batch, self.state["last_coordinates"], where=uphill)
+        self.state["last_coordinates"] = self.coordinates(batch)
         self.state["last_energy"] = torch.where(uphill, last, energy)
         return uphill
 
 
 def fire_step(
-    forces: Float[Tensor, "V 3"],
+    forces: Float[Tensor, "R 3"],
     state: FIREState,
     constants: FIREConstants,
     uphill: Bool[Tensor, "B 1"] | None,
-    system: Int[Tensor, " V"],
+    system: Int[Tensor, " R"],
     ptr3: Int[Tensor, " B1"],
-) -> tuple[Float[Tensor, "V 3"], FIREState]:
-    """Return the displacement of every atom and the state after it.
+) -> tuple[Float[Tensor, "R 3"], FIREState]:
+    """Return the displacement of every row and the state after it.
 
     Parameters
     ----------
@@ -149,14 +147,14 @@ def fire_step(
     uphill
         Systems whose energy rose, whatever the velocity says; None for not checked.
     system
-        System of each atom.
+        System of each row.
     ptr3
         Boundaries of the systems in components.
 
     Returns
     -------
     Tensor
-        (V, 3), Å.
+        (R, 3), Å.
     FIREState
         The state after the step.
     """

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_dot
-from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.models.base import BaseModelMixin
 
 
@@ -19,7 +19,7 @@ class FIRE2State(NamedTuple):
     a step back and waits for the forces there.
     """
 
-    velocity: Float[Tensor, "V 3"]
+    velocity: Float[Tensor, "R 3"]
     dt: Float[Tensor, "B 1"]
     a: Float[Tensor, "B 1"]
     downhill_steps: Float[Tensor, "B 1"]
@@ -40,7 +40,7 @@ class FIRE2Constants(NamedTuple):
     fa: Float[Tensor, "B 1"]
 
 
-class FIRE2(BaseDynamics):
+class FIRE2(Optimizer):
     """FIRE 2.0 and ABC-FIRE with ASE's defaults, operation for operation.
 
     J. Guénolé, W. G. Nöhring, A. Vaid, F. Houllé, Z. Xie, A. Prakash and E. Bitzek, Comput. Mater.
@@ -74,8 +74,6 @@ class FIRE2(BaseDynamics):
     """
 
     __needs_keys__ = frozenset({"forces"})
-    _mutable_fields = ("positions",)
-    _writes_in_place = False
     _tries = True
     _per_system = ("dt", "maxstep", "dtmax", "dtmin", "Nmin", "finc", "fdec", "astart", "fa", "a")
 
@@ -101,12 +99,12 @@ class FIRE2(BaseDynamics):
         super().__init__(model, **engine)
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
-        node = {"velocity": torch.zeros_like(template_batch["positions"])}
+        rows = {"velocity": torch.zeros_like(self.coordinates(template_batch))}
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         system["downhill_steps"] = torch.zeros_like(system["dt"])
         for name in ("moved", "went_back"):
             system[name] = torch.zeros_like(system["dt"], dtype=torch.bool)
-        return template_batch.like(node=node, system=system)
+        return self.new_state(template_batch, rows=rows, system=system)
 
     def within_step(self, batch: Batch) -> Bool[Tensor, "B 1"]:
         """Return the systems that went back and wait for the forces there."""
@@ -116,8 +114,9 @@ class FIRE2(BaseDynamics):
         """Make the next step, or go half a step back."""
         state = FIRE2State(*(self.state[key] for key in FIRE2State._fields))
         constants = FIRE2Constants(*(self.state[key] for key in FIRE2Constants._fields))
+        rows = self.rows(batch)
         step, state = fire2_step(
-            *(self.forces(batch), state, constants, self.use_abc, batch.batch, batch.ptr3)
+            *(self.forces(batch), state, constants, self.use_abc, rows.batch, rows.ptr3)
         )
         for key, tensor in zip(FIRE2State._fields, state, strict=True):
             self.state[key] = tensor
@@ -125,14 +124,14 @@ class FIRE2(BaseDynamics):
 
 
 def fire2_step(
-    forces: Float[Tensor, "V 3"],
+    forces: Float[Tensor, "R 3"],
     state: FIRE2State,
     constants: FIRE2Constants,
     use_abc: bool,
-    system: Int[Tensor, " V"],
+    system: Int[Tensor, " R"],
     ptr3: Int[Tensor, " B1"],
-) -> tuple[Float[Tensor, "V 3"], FIRE2State]:
-    """Return the displacement of every atom and the state after it.
+) -> tuple[Float[Tensor, "R 3"], FIRE2State]:
+    """Return the displacement of every row and the state after it.
 
     Parameters
     ----------
@@ -143,14 +142,14 @@ def fire2_step(
     use_abc
         Correct the bias of the first mixed steps, and limit components instead of the norm.
     system
-        System of each atom.
+        System of each row.
     ptr3
         Boundaries of the systems in components.
 
     Returns
     -------
     Tensor
-        (V, 3), Å.
+        (R, 3), Å.
     FIRE2State
         The state after the step.
     """

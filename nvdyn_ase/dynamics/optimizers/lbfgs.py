@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nvdyn_ase.data import Batch, segment_dot, segment_sum
-from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.dynamics.rows import largest_norm
 from nvdyn_ase.models.base import BaseModelMixin
 
@@ -25,17 +25,17 @@ class LBFGSState(NamedTuple):
     system that has not moved yet.
     """
 
-    s: Float[Tensor, "V M 3"]
-    y: Float[Tensor, "V M 3"]
+    s: Float[Tensor, "R M 3"]
+    y: Float[Tensor, "R M 3"]
     curvature: Float[Tensor, "B M"]
     inverse: Float[Tensor, "B M M"]
     H0: Float[Tensor, "B 1"]
     pairs: Int[Tensor, "B 1"]
-    last_positions: Float[Tensor, "V 3"]
-    last_forces: Float[Tensor, "V 3"]
+    last_coordinates: Float[Tensor, "R 3"]
+    last_forces: Float[Tensor, "R 3"]
 
 
-class LBFGS(BaseDynamics):
+class LBFGS(Optimizer):
     """L-BFGS, with its initial Hessian scaled by each system's last step, or ASE's fixed one.
 
     J. Nocedal and S. J. Wright, Numerical Optimization, 2nd ed., Springer 2006, algorithm 7.4; the
@@ -72,8 +72,6 @@ class LBFGS(BaseDynamics):
     """
 
     __needs_keys__ = frozenset({"forces"})
-    _mutable_fields = ("positions",)
-    _writes_in_place = False
     _per_system = ("maxstep", "damping", "alpha")
 
     def __init__(
@@ -94,30 +92,30 @@ class LBFGS(BaseDynamics):
         super().__init__(model, **engine)
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
-        positions = template_batch["positions"]
+        coordinates = self.coordinates(template_batch)
         slots = min(_BLOCK, self.memory)
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         system["H0"] = 1.0 / system["alpha"]
         system["pairs"] = torch.full_like(system["H0"], -1, dtype=torch.int64)
-        system["curvature"] = positions.new_zeros(n, slots)
-        system["inverse"] = positions.new_zeros(n, slots, slots)
-        node = {key: positions.new_zeros(len(positions), slots, 3) for key in ("s", "y")}
-        node |= {key: torch.zeros_like(positions) for key in ("last_positions", "last_forces")}
-        return template_batch.like(node=node, system=system)
+        system["curvature"] = coordinates.new_zeros(n, slots)
+        system["inverse"] = coordinates.new_zeros(n, slots, slots)
+        rows = {key: coordinates.new_zeros(len(coordinates), slots, 3) for key in ("s", "y")}
+        rows |= {key: torch.zeros_like(coordinates) for key in ("last_coordinates", "last_forces")}
+        return self.new_state(template_batch, rows=rows, system=system)
 
     def pre_update(self, batch: Batch) -> None:
         """Learn from the last step, and make the next one."""
-        forces, positions = self.forces(batch), batch["positions"]
+        forces, coordinates, rows = self.forces(batch), self.coordinates(batch), self.rows(batch)
         state = LBFGSState(*(self.state[key] for key in LBFGSState._fields))
         state = learn(
-            *(positions, forces, state, self.memory, self.scaled),
-            *(batch.batch, batch.ptr, batch.ptr3),
+            *(coordinates, forces, state, self.memory, self.scaled),
+            *(rows.batch, rows.ptr, rows.ptr3),
         )
-        step = newton_step(forces, state, batch.batch, batch.ptr)
+        step = newton_step(forces, state, rows.batch, rows.ptr)
         for key, tensor in zip(LBFGSState._fields, state, strict=True):
             self.state[key] = tensor
         limits = self.state["maxstep"], self.state["damping"]
-        self.move(batch, limited(step, *limits, batch.batch, batch.ptr))
+        self.put(batch, coordinates + limited(step, *limits, rows.batch, rows.ptr))
 
     # ---------------------------------------------------------------- room for the histories
 
@@ -171,12 +169,12 @@ class LBFGS(BaseDynamics):
 
 
 def learn(
-    positions: Float[Tensor, "V 3"],
-    forces: Float[Tensor, "V 3"],
+    coordinates: Float[Tensor, "R 3"],
+    forces: Float[Tensor, "R 3"],
     state: LBFGSState,
     memory: int,
     scaled: bool,
-    system: Int[Tensor, " V"],
+    system: Int[Tensor, " R"],
     ptr: Int[Tensor, " B1"],
     ptr3: Int[Tensor, " B1"],
 ) -> LBFGSState:
@@ -188,7 +186,7 @@ def learn(
 
     Parameters
     ----------
-    positions, forces
+    coordinates, forces
         Now, Å and eV/Å, the forces with constraints applied.
     state
         What L-BFGS knows of each system.
@@ -197,11 +195,11 @@ def learn(
     scaled
         Store pairs with positive curvature only, and scale the initial Hessian by the last.
     system
-        System of each atom.
+        System of each row.
     ptr, ptr3
-        Boundaries of the systems in atoms, and in components.
+        Boundaries of the systems in rows, and in components.
     """
-    s = positions - state.last_positions
+    s = coordinates - state.last_coordinates
     y = state.last_forces - forces
     curvature = segment_dot(s, y, ptr3)
     moved = state.pairs >= 0
@@ -229,17 +227,17 @@ def learn(
         inverse,
         H0,
         torch.where(moved, state.pairs + useful, 0),
-        positions,
+        coordinates,
         forces,
     )
 
 
 def newton_step(
-    forces: Float[Tensor, "V 3"],
+    forces: Float[Tensor, "R 3"],
     state: LBFGSState,
-    system: Int[Tensor, " V"],
+    system: Int[Tensor, " R"],
     ptr: Int[Tensor, " B1"],
-) -> Float[Tensor, "V 3"]:
+) -> Float[Tensor, "R 3"]:
     """Return the inverse Hessian times the forces, Å.
 
     ``a`` and ``b`` are what the two loops call alpha and alpha - beta, for all slots at once.
@@ -251,9 +249,9 @@ def newton_step(
     state
         What L-BFGS knows of each system.
     system
-        System of each atom.
+        System of each row.
     ptr
-        Boundaries of the systems in atoms.
+        Boundaries of the systems in rows.
     """
     a = _rows_times(state.inverse, slot_dots(state.s, forces, ptr))
     q = forces - _combined(state.y, a[system])
@@ -262,12 +260,12 @@ def newton_step(
 
 
 def limited(
-    step: Float[Tensor, "V 3"],
+    step: Float[Tensor, "R 3"],
     maxstep: Float[Tensor, "B 1"],
     damping: Float[Tensor, "B 1"],
-    system: Int[Tensor, " V"],
+    system: Int[Tensor, " R"],
     ptr: Int[Tensor, " B1"],
-) -> Float[Tensor, "V 3"]:
+) -> Float[Tensor, "R 3"]:
     """Return the step, damped, where no atom moves further than ``maxstep``.
 
     Parameters
@@ -277,9 +275,9 @@ def limited(
     damping
         Factor on every step.
     system
-        System of each atom.
+        System of each row.
     ptr
-        Boundaries of the systems in atoms.
+        Boundaries of the systems in rows.
     """
     longest = largest_norm(step, ptr)
     scale = torch.where(longest >= maxstep, maxstep / longest, 1.0)
@@ -293,14 +291,14 @@ def limited(
 
 
 def slot_dots(
-    history: Float[Tensor, "V M 3"], rows: Float[Tensor, "V 3"], ptr: Int[Tensor, " B1"]
+    history: Float[Tensor, "R M 3"], rows: Float[Tensor, "R 3"], ptr: Int[Tensor, " B1"]
 ) -> Float[Tensor, "B M"]:
     """Return the scalar product of each slot with the rows, per system."""
     sums = segment_sum(history * rows.unsqueeze(1), ptr)
     return sums[..., 0] + sums[..., 1] + sums[..., 2]
 
 
-def _combined(history: Float[Tensor, "V M 3"], a: Float[Tensor, "V M"]) -> Float[Tensor, "V 3"]:
+def _combined(history: Float[Tensor, "R M 3"], a: Float[Tensor, "R M"]) -> Float[Tensor, "R 3"]:
     """Return the sum of the slots, each with its factor."""
     return _sum_of_second(history * a.unsqueeze(2))
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_dot
-from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.dynamics.rows import largest_norm
 from nvdyn_ase.models.base import BaseModelMixin
 
@@ -19,11 +19,11 @@ class MDMinState(NamedTuple):
     is false for a system that has not moved yet, whose first kick is a half one.
     """
 
-    velocity: Float[Tensor, "V 3"]
+    velocity: Float[Tensor, "R 3"]
     moved: Bool[Tensor, "B 1"]
 
 
-class MDMin(BaseDynamics):
+class MDMin(Optimizer):
     """Molecular dynamics that keeps the velocity along the force, as ``ase.optimize.MDMin``.
 
     The quick-min of H. Jónsson, G. Mills and K. W. Jacobsen, in Classical and Quantum Dynamics in
@@ -45,8 +45,6 @@ class MDMin(BaseDynamics):
     """
 
     __needs_keys__ = frozenset({"forces"})
-    _mutable_fields = ("positions",)
-    _writes_in_place = False
     _per_system = ("dt", "maxstep")
 
     def __init__(
@@ -58,16 +56,16 @@ class MDMin(BaseDynamics):
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         system["moved"] = torch.zeros_like(system["dt"], dtype=torch.bool)
-        node = {"velocity": torch.zeros_like(template_batch["positions"])}
-        return template_batch.like(node=node, system=system)
+        rows = {"velocity": torch.zeros_like(self.coordinates(template_batch))}
+        return self.new_state(template_batch, rows=rows, system=system)
 
     def pre_update(self, batch: Batch) -> None:
         """Kick, and make the step."""
         state = MDMinState(*(self.state[key] for key in MDMinState._fields))
-        limits = self.state["dt"], self.state["maxstep"]
+        limits, rows = (self.state["dt"], self.state["maxstep"]), self.rows(batch)
         step, state = mdmin_step(
             *(self.forces(batch), state, *limits),
-            *(batch.batch, batch.ptr, batch.ptr3),
+            *(rows.batch, rows.ptr, rows.ptr3),
         )
         for key, tensor in zip(MDMinState._fields, state, strict=True):
             self.state[key] = tensor
@@ -75,15 +73,15 @@ class MDMin(BaseDynamics):
 
 
 def mdmin_step(
-    forces: Float[Tensor, "V 3"],
+    forces: Float[Tensor, "R 3"],
     state: MDMinState,
     dt: Float[Tensor, "B 1"],
     maxstep: Float[Tensor, "B 1"],
-    system: Int[Tensor, " V"],
+    system: Int[Tensor, " R"],
     ptr: Int[Tensor, " B1"],
     ptr3: Int[Tensor, " B1"],
-) -> tuple[Float[Tensor, "V 3"], MDMinState]:
-    """Return the displacement of every atom and the state after it.
+) -> tuple[Float[Tensor, "R 3"], MDMinState]:
+    """Return the displacement of every row and the state after it.
 
     Parameters
     ----------
@@ -94,14 +92,14 @@ def mdmin_step(
     dt, maxstep
         Time step, and longest displacement of an atom, Å.
     system
-        System of each atom.
+        System of each row.
     ptr, ptr3
-        Boundaries of the systems in atoms, and in components.
+        Boundaries of the systems in rows, and in components.
 
     Returns
     -------
     Tensor
-        (V, 3), Å.
+        (R, 3), Å.
     MDMinState
         The state after the step.
     """
