@@ -10,9 +10,11 @@ import torch
 from ase.io.jsonio import encode
 
 from nvdyn_ase.atoms.constraints import HostConstraint
+from nvdyn_ase.atoms.descriptions import say_the_same
 from nvdyn_ase.atoms.momenta import to_momenta
 from nvdyn_ase.atoms.origin import ORIGIN, Origin
 from nvdyn_ase.data import AtomicData, Batch
+from nvdyn_ase.dynamics.constraints import Description
 
 # Arrays that an Atoms may have, and whose change ASE's calculators or dynamics would notice.
 _OPTIONAL = ("masses", "initial_charges", "initial_magmoms")
@@ -115,7 +117,11 @@ class Comparison:
         before = [] if origin is None else list(origin.constraints)
         for own in self._batch.constraints[row]:
             before += own.constraints if isinstance(own, HostConstraint) else []
-        return len(now) == len(before) and all(map(_is_equal_constraint, now, before))
+        if len(now) != len(before) or not all(map(_is_equal_constraint, now, before)):
+            return False
+        described = [c for c in self._batch.constraints[row] if isinstance(c, Description)]
+        # What is the same object may say something else by now.
+        return not described or say_the_same(self._atoms[row], now, described)
 
     def is_lost(self, row: int) -> bool:
         """Say whether the positions are not finite, here and there."""

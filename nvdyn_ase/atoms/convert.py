@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
+from nvdyn_ase.atoms.descriptions import descriptions
+from nvdyn_ase.atoms.learning import bonds
 from nvdyn_ase.atoms.momenta import to_velocities
 from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin, declared_name, field_key, fits_tensor
 from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level, StructureError
@@ -72,14 +74,24 @@ def read(atoms: ase.Atoms, copy_constraints: bool = True) -> Reading:
 def _sorted_constraints(
     atoms: ase.Atoms, declared: dict[str, np.ndarray], copy_constraints: bool
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return constraints for the engine, and those that are a field, to be given back."""
+    """Return constraints for the engine, and those objects that it does not have.
+
+    They are to be given back.
+    """
     if not atoms.constraints:
         return (), ()
     fixed = fixed_mask(atoms.constraints, len(atoms))
-    if fixed is None:
+    described = descriptions(atoms) if fixed is None else ()
+    if described is None:
         return (HostConstraint(atoms, copy_constraints),), ()
-    declared["fixed"] = fixed
-    return (), tuple(copied(atoms.constraints) if copy_constraints else atoms.constraints)
+    if fixed is not None:
+        declared["fixed"] = fixed
+    if not copy_constraints:
+        return described, tuple(atoms.constraints)
+    kept = copied(atoms.constraints)
+    for own, constraint in bonds(described, kept):
+        constraint.bondlengths = own.lengths.copy()
+    return described, tuple(kept)
 
 
 def from_atoms(
@@ -94,7 +106,8 @@ def from_atoms(
     Numeric arrays with a row per atom become node fields under the name that
     :func:`nvdyn_ase.atoms.field_key` gives; ``info`` and arrays of other types stay on the host.
     Momenta become velocities. If all constraints are ``FixAtoms`` they become the field ``fixed``;
-    otherwise all ride along in ``constraints`` as one :class:`HostConstraint`.
+    otherwise what each of them says rides along in ``constraints``, in their order, if all are of
+    kinds that the engine knows, and if not, all of them do as one :class:`HostConstraint`.
 
     Parameters
     ----------
@@ -107,7 +120,7 @@ def from_atoms(
         Type of the declared floating fields.
     copy_constraints
         Let the engine work on copies of the constraints. Without, it calls the user's own objects,
-        which keep what they learn, as in ASE.
+        if it calls any, and these keep what they learn, as in ASE.
 
     Raises
     ------
@@ -287,7 +300,8 @@ def _suspects(structures: Sequence[Any]) -> list[int]:
 
 def _holdable(atoms: ase.Atoms) -> bool:
     try:
-        fixed_mask(atoms.constraints, len(atoms))
+        if fixed_mask(atoms.constraints, len(atoms)) is None:
+            descriptions(atoms)
     except ValueError:
         return False
     return True

@@ -10,10 +10,12 @@ from ase.constraints import FixAtoms
 from ase.data import atomic_masses
 
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
+from nvdyn_ase.atoms.descriptions import say_the_same, undescribed
 from nvdyn_ase.atoms.momenta import to_momenta
 from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin
 from nvdyn_ase.atoms.results import PROPERTIES, HostResults
 from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level
+from nvdyn_ase.dynamics.constraints import Description
 
 _NO_ORIGIN = Origin((), {}, {}, None, None, ())
 _RESULTS = {kind.field for kind in PROPERTIES.values()}
@@ -99,7 +101,7 @@ class _Source:
         atoms.arrays = {name: arrays[name] for name in order if name in arrays}
         atoms.info = self._info(fields, host)
         if not bare:
-            atoms.set_constraint(_constraints(fields, constraints, origin))
+            atoms.set_constraint(_constraints(atoms, fields.get("fixed"), constraints, origin))
         if self._results is not None:
             atoms.calc = SinglePointCalculator(atoms, **self._results.of_system(row))
         return atoms
@@ -173,16 +175,20 @@ def _momenta(fields: dict[str, np.ndarray], origin: Origin) -> dict[str, np.ndar
 
 
 def _constraints(
-    fields: dict[str, np.ndarray], constraints: tuple[Any, ...], origin: Origin
+    atoms: ase.Atoms, held: np.ndarray | None, constraints: tuple[Any, ...], origin: Origin
 ) -> list[Any]:
-    """Return copies of ASE's constraint objects; what is held since then by a new one."""
+    """Return copies of ASE's constraint objects; new ones for what is held since then."""
     found: list[Any] = []
-    held = fields.get("fixed")
-    known = fixed_mask(origin.constraints, len(fields["positions"]))
-    if held is None or (known is not None and np.array_equal(held, known)):
+    described = [own for own in constraints if isinstance(own, Description)]
+    known = fixed_mask(() if described else origin.constraints, len(atoms))
+    if not described and (held is None or (known is not None and np.array_equal(held, known))):
         found += copied(origin.constraints)
-    elif held.any():
+    elif held is not None and held.any():
         found.append(FixAtoms(mask=held))
+    if described and say_the_same(atoms, origin.constraints, described):
+        found += copied(origin.constraints)
+    elif described:
+        found += [constraint for own in described for constraint in undescribed(own, atoms)]
     for constraint in constraints:
         if isinstance(constraint, HostConstraint):
             found += copied(constraint.constraints)

@@ -56,7 +56,7 @@ class Origin(NamedTuple):
     celldisp
         Displacement of the cell, or None if it is zero.
     constraints
-        ASE's constraint objects, unless they ride in ``constraints`` of the system.
+        ASE's constraint objects, unless they ride in ``constraints`` of the system themselves.
     """
 
     arrays: tuple[str, ...]

@@ -8,6 +8,7 @@ import ase
 import numpy as np
 
 from nvdyn_ase.atoms.filling import leave_results
+from nvdyn_ase.atoms.learning import teach
 from nvdyn_ase.atoms.momenta import to_momenta
 from nvdyn_ase.atoms.origin import ORIGIN
 from nvdyn_ase.atoms.proxy import unwrapped
@@ -53,6 +54,8 @@ def write_back(batch: Batch, atoms: Sequence[ase.Atoms], *, momenta: bool, resul
         _write_momenta(batch, atoms)
     if results:
         _write_results(batch, atoms, cells)
+    if any(batch.constraints):
+        teach(batch, atoms, forces=results)
 
 
 def check_sizes(batch: Batch, atoms: Sequence[ase.Atoms]) -> None:

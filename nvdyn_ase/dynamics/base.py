@@ -412,9 +412,10 @@ class BaseDynamics(PerSystemParameters):
     def graduate(self, batch: Batch) -> None:
         """Test convergence and freeze the systems that meet the criterion."""
         mask = self._test(batch, at_start=not self._registry.stepped)
+        self._retire_unheld(batch)
         if mask is None:
             return
-        active = self.active(batch)
+        active = self.active(batch)  # those that could not be held are not among them
         newly = mask if active is None else mask & active.system.view(-1)
         self._announce(batch, newly)
         self.retire(batch, newly, Outcome.CONVERGED)
@@ -426,6 +427,18 @@ class BaseDynamics(PerSystemParameters):
             return None
         mask, within = hook.evaluate_mask(batch), self.within_step(batch)
         return mask if within is None else mask & ~within.view(-1)
+
+    def _retire_unheld(self, batch: Batch) -> None:
+        """Freeze the systems that constraints could not hold."""
+        for mask, _ in self.constraints(batch).failures():
+            self.retire(batch, mask, Outcome.ERROR)
+
+    def explain_unheld(self, batch: Batch) -> None:
+        """Give the systems that constraints could not hold their reason; waits for the device."""
+        for mask, reason in self.constraints(batch).failures():
+            unheld = mask & (batch["outcome"].view(-1) == int(Outcome.ERROR))
+            for row in np.flatnonzero(unheld.cpu().numpy()).tolist():
+                batch.host[row] = {"failure": reason, **batch.host[row]}
 
     def _announce(self, batch: Batch, newly: Bool[Tensor, " B"]) -> None:
         self.newly_converged = newly
@@ -464,6 +477,8 @@ class BaseDynamics(PerSystemParameters):
         with Rollback(self, batch):
             self.advance(batch)
         mask = self._test(batch)
+        self._retire_unheld(batch)
+        self.explain_unheld(batch)
         indices = None
         if mask is not None and self.convergence_hook is not None:
             before = torch.zeros_like(mask) if self._met is None else self._met

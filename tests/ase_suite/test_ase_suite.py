@@ -1,4 +1,4 @@
-"""ASE's own tests of ``ase.optimize`` and ``ase.md``, with these facades in place of ASE's."""
+"""ASE's own tests of optimizers, MD and constraints, with these facades in place of ASE's."""
 
 import os
 import re
@@ -15,7 +15,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {"as it comes": {}, "always": {}}
 
 
 @pytest.mark.parametrize("mode", ["as it comes", "always"])
-@pytest.mark.parametrize("package", ["ase.test.optimize", "ase.test.md"])
+@pytest.mark.parametrize("package", ["ase.test.optimize", "ase.test.md", "ase.test.constraints"])
 def test_ase_itself_is_content(package, mode, tmp_path):
     own = ("PYTEST_", "NVDYN_ASE_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(own)}

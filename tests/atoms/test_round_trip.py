@@ -7,7 +7,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, MirrorForce
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from nvdyn_ase.atoms import (
     to_atoms,
 )
 from nvdyn_ase.data import AtomicData, Batch
+from nvdyn_ase.dynamics.constraints import BatchConstraints, Cartesian
 from tests.atoms.structures import DTYPES, HOSTED, NAMES, assert_same, structures, values
 
 lists = st.lists(structures(), min_size=1, max_size=4)
@@ -213,17 +214,24 @@ def test_atoms_that_are_held_since_then():
     assert to_atoms(data).constraints == []
 
 
-def test_constraints_ride_as_a_field_or_as_one_object():
+def test_constraints_ride_as_a_field_as_descriptions_or_as_one_object():
     atoms = ase.Atoms("HO", positions=np.eye(3)[:2])
     other = atoms.copy()
     atoms.set_constraint([FixAtoms([0]), FixAtoms([1])])
     other.set_constraint([FixAtoms([0]), FixAtoms([0])])
-    batch = batch_from_atoms([atoms, other])
-    assert batch["fixed"].tolist() == [True, True, False, False]
+    mirrored = atoms.copy()
+    mirrored.set_constraint([FixAtoms([0]), MirrorForce(0, 1)])
+    batch = batch_from_atoms([atoms, other, mirrored])
+    assert batch["fixed"].tolist() == [True, True] + [False] * 4
     assert batch.constraints[0] == ()
-    assert isinstance(batch.constraints[1][0], HostConstraint)
+    assert [type(own) for own in batch.constraints[1]] == [Cartesian, Cartesian]
     # ASE counts an atom that is held twice twice among the removed degrees of freedom.
-    assert batch.constraints[1][0].removed_dof() == 6
+    known = batch[:2]
+    dof = BatchConstraints(known).degrees_of_freedom(known).view(-1).tolist()
+    assert dof == [one.get_number_of_degrees_of_freedom() for one in (atoms, other)]
+    assert [type(own) for own in batch.constraints[2]] == [HostConstraint]
+    for one, again in zip((atoms, other, mirrored), batch_to_atoms(batch), strict=True):
+        assert [c.todict() for c in again.constraints] == [c.todict() for c in one.constraints]
 
 
 def test_atoms_convert_through_the_doors_of_the_data_layer():

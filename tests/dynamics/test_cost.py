@@ -25,6 +25,7 @@ from nvdyn_ase.dynamics import (
     filter_cells,
 )
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
+from tests.atoms.constrained import constrained, free_molecule, symmetric
 from tests.wells import wells
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,42 @@ def test_a_steady_step_is_a_few_operations_and_never_waits(name):
     assert sum(counts.values()) <= budget, counts
     assert not counts.keys() & SYNCHRONISING
     assert not any(key.startswith("index.Tensor") for key in counts)
+
+
+# For each kind, how many operations more a step of NVE may take than without constraints.
+CONSTRAINTS = {
+    "FixAtoms": 7,
+    "FixCartesian": 7,
+    "FixScaled": 60,
+    "FixedLine": 30,
+    "FixedPlane": 30,
+    "FixedMode": 25,
+    "FixCom": 30,
+    "FixSubsetCom": 30,
+    "FixBondLengths": 100,
+    "Hookean": 60,
+    "Hookean, a plane": 40,
+    "ExternalForce": 90,
+    "FixSymmetry": 60,
+}
+
+
+@pytest.mark.parametrize("kind", CONSTRAINTS)
+def test_constraints_cost_the_same_for_any_number_of_systems_and_never_wait(kind):
+    costs = []
+    for systems in (0, 1, 4):
+        of_kind = [
+            symmetric(1) if kind == "FixSymmetry" else constrained(kind, 4 * seed)
+            for seed in range(systems)
+        ]
+        structures = [free_molecule(), *of_kind]
+        batch = batch_from_atoms(structures)
+        counts = operations(NVE(Still(batch), dt=0.01), batch)
+        costs.append(sum(counts.values()))
+        assert not counts.keys() & SYNCHRONISING, counts
+        assert not any(key.startswith("index.Tensor") for key in counts)
+    assert costs[1] == costs[2]
+    assert costs[1] - costs[0] <= CONSTRAINTS[kind], costs
 
 
 @pytest.mark.parametrize("make", [FIRE, MDMin, LBFGS])

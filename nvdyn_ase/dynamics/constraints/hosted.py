@@ -1,0 +1,158 @@
+"""Constraints that act on the host, one system at a time: correct, and slower."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.constraints.kind import Description, Kind, Member
+
+
+class Constraint(Protocol):
+    """What one system's constraints do to its coordinates, on the host, as ``ase.Atoms`` does it.
+
+    Arrays are float64; ``positions`` (n, 3) in Å, ``cell`` (3, 3) in Å. ``adjust_stress`` and
+    ``adjust_cell`` are called if ``adjusts_stress`` and ``adjusts_cell`` are there and true.
+    """
+
+    has_potential: bool
+
+    def adjust_positions(self, old: np.ndarray, new: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Return the positions that a move from old to new is allowed to end at."""
+
+    def adjust_forces(
+        self, positions: np.ndarray, cell: np.ndarray, forces: np.ndarray, md: bool
+    ) -> np.ndarray:
+        """Return the forces the optimizer sees or, with ``md``, the integrator; eV/Å."""
+
+    def adjust_momenta(
+        self, positions: np.ndarray, cell: np.ndarray, momenta: np.ndarray
+    ) -> np.ndarray:
+        """Return the momenta that are allowed."""
+
+    def adjust_potential_energy(self, positions: np.ndarray, cell: np.ndarray) -> float:
+        """Return the energy that the constraint adds, eV."""
+
+    def adjust_noise(self, noise: np.ndarray) -> np.ndarray:
+        """Return random forces (n, 3) as an integrator has to use them."""
+
+    def removed_dof(self) -> int:
+        """Return how many degrees of freedom the constraint takes away."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hosted(Description):
+    """An object that follows the protocol :class:`Constraint`."""
+
+    constraint: Any
+
+    def atoms(self) -> None:
+        """Say that it may act on all atoms."""
+        return None
+
+    def removed_dof(self, num_atoms: int) -> int:
+        """Return what the object says."""
+        return int(self.constraint.removed_dof())
+
+    @staticmethod
+    def together(batch: Batch, members: "Sequence[Member[Hosted]]") -> "HostedKind":
+        """Return what calls them all."""
+        return HostedKind(batch, members)
+
+
+class HostedKind(Kind):
+    """Calls one object after the other."""
+
+    def __init__(self, batch: Batch, members: Sequence[Member[Hosted]]) -> None:
+        ptr = batch.host_ptr
+        self._members = [
+            (row, slice(int(ptr[row]), int(ptr[row + 1])), own.constraint) for row, own in members
+        ]
+        self.has_potential = True  # what an integrator sees is for each object to say
+        self.adjusts_stress = any(_says(own, "adjusts_stress") for _, _, own in self._members)
+        self.adjusts_cell = any(_says(own, "adjusts_cell") for _, _, own in self._members)
+
+    def positions(
+        self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]
+    ) -> Float[Tensor, "V 3"]:
+        """Let the objects adjust positions."""
+        for row, atoms, constraint in self._members:
+            before, cell, after = _on_host(old[atoms], batch["cell"][row], new[atoms])
+            new = _replaced(new, atoms, constraint.adjust_positions(before, after, cell))
+        return new
+
+    def forces(
+        self, batch: Batch, forces: Float[Tensor, "V 3"], md: bool = False
+    ) -> Float[Tensor, "V 3"]:
+        """Let the objects adjust forces."""
+        for row, atoms, constraint in self._members:
+            place = self._place(batch, row, atoms)
+            adjusted = constraint.adjust_forces(*place, *_on_host(forces[atoms]), md)
+            forces = _replaced(forces, atoms, adjusted)
+        return forces
+
+    def velocities(self, batch: Batch, velocities: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
+        """Let the objects adjust momenta."""
+        for row, atoms, constraint in self._members:
+            own, masses = _on_host(velocities[atoms], batch["atomic_masses"][atoms].view(-1, 1))
+            momenta = constraint.adjust_momenta(*self._place(batch, row, atoms), own * masses)
+            velocities = _replaced(velocities, atoms, momenta / masses)
+        return velocities
+
+    def noise(self, batch: Batch, noise: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
+        """Let the objects adjust random forces."""
+        for _, atoms, constraint in self._members:
+            noise = _replaced(noise, atoms, constraint.adjust_noise(*_on_host(noise[atoms])))
+        return noise
+
+    def energy(self, batch: Batch, energy: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
+        """Add what the objects add."""
+        for row, atoms, constraint in self._members:
+            if constraint.has_potential:
+                energy = energy.clone()
+                place = self._place(batch, row, atoms)
+                energy[row] += constraint.adjust_potential_energy(*place)
+        return energy
+
+    def stress(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3 3"]:
+        """Let the objects adjust the stress."""
+        for row, atoms, constraint in self._members:
+            if _says(constraint, "adjusts_stress"):
+                place = self._place(batch, row, atoms)
+                adjusted = constraint.adjust_stress(*place, *_on_host(stress[row]))
+                stress = _replaced(stress, row, adjusted)
+        return stress
+
+    def cell(
+        self, batch: Batch, old: Float[Tensor, "B 3 3"], new: Float[Tensor, "B 3 3"]
+    ) -> Float[Tensor, "B 3 3"]:
+        """Let the objects adjust the cell."""
+        for row, atoms, constraint in self._members:
+            if _says(constraint, "adjusts_cell"):
+                given = _on_host(old[row], new[row], batch["positions"][atoms])
+                new = _replaced(new, row, constraint.adjust_cell(*given))
+        return new
+
+    @staticmethod
+    def _place(batch: Batch, row: int, atoms: slice) -> list[np.ndarray]:
+        """Return positions and cell of a system."""
+        return _on_host(batch["positions"][atoms], batch["cell"][row])
+
+
+def _says(constraint: Any, what: str) -> bool:
+    return bool(getattr(constraint, what, False))
+
+
+def _on_host(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.detach().cpu().double().numpy().copy() for tensor in tensors]
+
+
+def _replaced(field: Tensor, place: slice | int, rows: np.ndarray) -> Tensor:
+    field = field.clone()
+    field[place] = torch.as_tensor(rows).to(field)
+    return field
