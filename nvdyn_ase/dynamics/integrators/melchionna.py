@@ -50,7 +50,7 @@ class Past(NamedTuple):
 class MelchionnaNPT(BaseDynamics):
     """Constant temperature and stress by Melchionna's equations, as ``ase.md.melchionna``.
 
-    S. Melchionna, G. Ciccotti and B. L. Holian, Mol. Phys. 78, 533 (1993), equation 9, as modified
+    S. Melchionna, G. Ciccotti and B. L. Holian, Mol. Phys. 78, 533 (1993), as modified
     by S. Melchionna, Phys. Rev. E 61, 6165 (2000), with the centred differences of B. L. Holian,
     A. J. De Groot, W. G. Hoover and C. G. Hoover, Phys. Rev. A 41, 4552 (1990).
     :meth:`conserved_energy` is conserved. It is unstable where its parameters are not chosen well,

@@ -18,7 +18,7 @@ Row = Float[Tensor, "B 1"]
 Links = Float[Tensor, "B M"]
 Vector = Float[Tensor, "V 3"]
 
-#: Weights of the fourth-order scheme of H. Yoshida, Phys. Lett. A 150, 262 (1990), equation 2.11.
+#: Weights of the fourth-order scheme of H. Yoshida, Phys. Lett. A 150, 262 (1990).
 YOSHIDA = (
     1.0 / (2.0 - 2.0 ** (1.0 / 3.0)),
     -(2.0 ** (1.0 / 3.0)) / (2.0 - 2.0 ** (1.0 / 3.0)),
