@@ -141,6 +141,12 @@ class AtomsDriver:
         self.engine.prime(moving)
         return self._gather()
 
+    def together(self) -> Batch:
+        """Return all systems as :meth:`gather` does, and give the engine the state of all."""
+        if self._run is not None:
+            self._run.systems.finish()
+        return self.gather()
+
     def _gather(self) -> Batch:
         if self._run is not None and not self._gathered:
             self._run.systems.gather()

@@ -12,7 +12,7 @@ Matrix = Float[Tensor, "B 3 3"]
 
 # Terms of the exponential series. They give all digits for matrices of norm up to 1, which is a
 # cell that grows by a factor of e in one step.
-_TERMS = 18
+_TERMS = 16
 
 
 def determinant(matrix: Matrix) -> Row:
@@ -58,7 +58,7 @@ def exponentials(matrix: Matrix) -> tuple[Matrix, Matrix]:
     Parameters
     ----------
     matrix
-        A, (B, 3, 3). A norm of 1 keeps all digits, one of 2 twelve of them.
+        A, (B, 3, 3). A norm of 1 keeps all digits, one of 2 ten of them.
     """
     one = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
     relative = one.expand_as(matrix)

@@ -19,14 +19,17 @@ from nvdyn_ase.dynamics.integrators.flow import (
     symmetric,
     trace,
 )
-from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume, sizes
+from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume
 from nvdyn_ase.dynamics.integrators.mtk_flexible import kinetic_tensor
-from nvdyn_ase.dynamics.integrators.nose_hoover import Row, Vector
+from nvdyn_ase.dynamics.integrators.nose_hoover import Row, Vector, sizes
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.models.base import BaseModelMixin
 
 # Kinetic energy per atom, eV, below which ASE takes the atoms of a new system to be at rest.
 _AT_REST = 1e-5
+
+# Å by which positions and cells may differ before they count as changed, as in ASE.
+_UNCHANGED = 1e-10
 
 
 class Past(NamedTuple):
@@ -127,9 +130,10 @@ class MelchionnaNPT(BaseDynamics):
         needs_triangle(cell, type(self).__name__)
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         zero, none = torch.zeros_like(system["dt"]), torch.zeros_like(cell)
-        system |= {"eta": none, "h_past": none, "eta_past": none}
+        system |= {"eta": none, "h": cell, "h_past": none, "eta_past": none}
         system |= {"zeta": zero, "zeta_past": zero, "zeta_integrated": zero, "elapsed": zero}
         system |= {"started": zero > 0.0, "volume0": determinant(cell)}
+        system["count"] = sizes(template_batch)
         system["external"] = voigt_rows(self.externalstress, n).to(cell)
         system["free"] = mask_rows(self.mask, n).to(cell)
         q = torch.zeros_like(positions)
@@ -153,14 +157,15 @@ class MelchionnaNPT(BaseDynamics):
         h, eta, zeta = batch["cell"], state["eta"], state["zeta"]
         past = Past(*(state[name] for name in Past._fields))
         long = 2.0 * dt
-        state["h_past"], batch["cell"] = h, past.h_past + long.unsqueeze(2) * torch.bmm(h, eta)
+        state["h_past"], state["h"] = h, past.h_past + long.unsqueeze(2) * torch.bmm(h, eta)
         state["eta_past"] = eta
         state["eta"] = past.eta_past + long.unsqueeze(2) * self._strain_force(batch, h)
         state["zeta_past"], state["zeta"] = zeta, past.zeta_past + long * self._friction(batch)
         state["zeta_integrated"] = state["zeta_integrated"] + dt * state["zeta"]
         state["elapsed"] = state["elapsed"] + dt
         state["q_past"], state["q"] = state["q"], state["q_future"]
-        old, moved = batch["positions"], self._cartesian(batch, state["q"] + 0.5)
+        batch["cell"] = state["h"]
+        old, moved = batch["positions"], self._cartesian(batch)
         batch["positions"] = self.constraints(batch).positions(batch, old, moved)
 
     def post_update(self, batch: Batch) -> None:
@@ -204,7 +209,7 @@ class MelchionnaNPT(BaseDynamics):
         past = q - dt * applied(velocities, inverted)
         future = self._next(batch, q, past, h)
         reached = self._velocities(batch, future, past)
-        resting = kinetic_energy(batch, reached) < _AT_REST * sizes(batch)
+        resting = kinetic_energy(batch, reached) < _AT_REST * self.state["count"]
         resting = resting.index_select(0, batch.batch)
         better = q - dt * applied((velocities - reached) + velocities, inverted)
         past = torch.where(resting, past, better)
@@ -225,8 +230,8 @@ class MelchionnaNPT(BaseDynamics):
         speed = batch["cell"] / (2.0 * self.state["dt"]).unsqueeze(2)
         return applied(q_future - q_past, speed.index_select(0, batch.batch))
 
-    def _cartesian(self, batch: Batch, fractions: Vector) -> Vector:
-        return applied(fractions, batch["cell"].index_select(0, batch.batch))
+    def _cartesian(self, batch: Batch) -> Vector:
+        return applied(self.state["q"] + 0.5, self.state["h"].index_select(0, batch.batch))
 
     # ---------------------------------------------------------------- forces on cell and friction
 
@@ -243,7 +248,7 @@ class MelchionnaNPT(BaseDynamics):
 
     def _friction(self, batch: Batch) -> Row:
         """Return the time derivative of the friction."""
-        kT, count, ttime = kB * self.state["temperature"], sizes(batch), self.state["ttime"]
+        kT, count, ttime = kB * self.state["temperature"], self.state["count"], self.state["ttime"]
         wanted = 1.5 * (count - 1.0) * kT
         excess = kinetic_energy(batch, batch["velocities"]) - wanted
         return 2.0 / (3.0 * count * kT * ttime * ttime) * excess
@@ -255,7 +260,7 @@ class MelchionnaNPT(BaseDynamics):
 
         The batch is the one that is being moved, with current forces.
         """
-        state, count = self.state, sizes(batch)
+        state, count = self.state, self.state["count"]
         kT = kB * state["temperature"]
         volume, mean = determinant(batch["cell"]), trace(matrix_of(state["external"])) / 3.0
         energy = self.energy(batch) + kinetic_energy(batch, batch["velocities"]) - mean * volume
@@ -265,6 +270,16 @@ class MelchionnaNPT(BaseDynamics):
         for part, constant in ((bath, state["ttime"]), (cell, state["pfactor"])):
             energy = energy + torch.where(torch.isinf(constant), 0.0, part)
         return energy
+
+    def changed(self, batch: Batch) -> str:
+        """Say what of systems that have moved is not where the last step left it, if anything."""
+        started = self.state["started"].view(-1, 1, 1)
+        cells = torch.where(started, batch["cell"] - self.state["h"], 0.0)
+        if bool((cells.abs() > _UNCHANGED).any()):
+            return "computational box has"
+        moved = batch["positions"] - self._cartesian(batch)
+        moved = torch.where(started.view(-1, 1).index_select(0, batch.batch), moved, 0.0)
+        return "atomic positions have" if bool((moved.abs() > _UNCHANGED).any()) else ""
 
     def set_strain_rate(self, batch: Batch, rate: Any) -> None:
         """Set the strain rate, (3, 3) for all systems or (B, 3, 3); triangular as the cells are."""

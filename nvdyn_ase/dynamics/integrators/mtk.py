@@ -19,6 +19,7 @@ from nvdyn_ase.dynamics.integrators.nose_hoover import (
     bath,
     chain_energy,
     chain_step,
+    sizes,
 )
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.models.base import BaseModelMixin
@@ -82,6 +83,7 @@ class NPH(BaseDynamics):
         needs_volume(template_batch, type(self).__name__)
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         system[self._cell_field] = system["dt"].new_zeros(n, *self._cell_shape)
+        system["count"] = sizes(template_batch)
         return template_batch.like(system=system)
 
     # ---------------------------------------------------------------- a step
@@ -103,12 +105,12 @@ class NPH(BaseDynamics):
     def _push_cell(self, batch: Batch, time: Row) -> None:
         kinetic = 2.0 * kinetic_energy(batch, batch["velocities"])
         volume, stress = determinant(batch["cell"]).abs(), batch["stress"]
-        force = dilation_force(stress, volume, kinetic, self.state["pressure"], sizes(batch))
+        force = dilation_force(stress, volume, kinetic, self.state["pressure"], self.state["count"])
         rate = self.state["strain_rate"]
         self.state["strain_rate"] = rate + time * force / self._inertia(batch)
 
     def _push_atoms(self, batch: Batch, time: Row) -> None:
-        rate = (1.0 + 1.0 / sizes(batch)) * self.state["strain_rate"]
+        rate = (1.0 + 1.0 / self.state["count"]) * self.state["strain_rate"]
         factor, duration = (row.index_select(0, batch.batch) for row in flow(-rate, time))
         forces, masses = batch["forces"], batch["atomic_masses"].view(-1, 1)
         batch["velocities"] = factor * batch["velocities"] + duration * forces / masses
@@ -124,7 +126,7 @@ class NPH(BaseDynamics):
     def _inertia(self, batch: Batch) -> Row:
         """Return W of the motion of the cell, eV times the square of ASE's unit of time."""
         square = self.state["pdamp"] * self.state["pdamp"]
-        return 3.0 * (sizes(batch) + 1.0) * kB * self.state["temperature"] * square
+        return 3.0 * (self.state["count"] + 1.0) * kB * self.state["temperature"] * square
 
     def _twice_kinetic_of_cell(self, batch: Batch) -> Row:
         return self._inertia(batch) * squares(self.state[self._cell_field])
@@ -217,7 +219,7 @@ class HeatBaths(NPH):
 
     def _baths(self, batch: Batch) -> tuple[Bath, Bath]:
         """Return the thermostats of the atoms and of the cell."""
-        temperature, dof = self.state["temperature"], 3.0 * sizes(batch)
+        temperature, dof = self.state["temperature"], 3.0 * self.state["count"]
         motions, weight = (torch.full_like(dof, number) for number in self._cell_motions())
         return (
             bath(temperature, self.state["tdamp"], dof, dof),
@@ -322,11 +324,6 @@ def flow(rate: Row, time: Row) -> tuple[Row, Row]:
 
 
 # -------------------------------------------------------------------------------- what is needed
-
-
-def sizes(batch: Batch) -> Row:
-    """Return the number of atoms of each system, (B, 1)."""
-    return batch.num_nodes_per_graph.view(-1, 1).to(batch["cell"])
 
 
 def needs_stress(model: BaseModelMixin, name: str) -> None:

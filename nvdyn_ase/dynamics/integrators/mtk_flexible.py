@@ -17,7 +17,7 @@ from nvdyn_ase.dynamics.integrators.flow import (
     symmetric,
     trace,
 )
-from nvdyn_ase.dynamics.integrators.mtk import HeatBaths, sizes
+from nvdyn_ase.dynamics.integrators.mtk import HeatBaths
 from nvdyn_ase.dynamics.integrators.nose_hoover import Row
 from nvdyn_ase.models.base import BaseModelMixin
 
@@ -67,7 +67,7 @@ class MTKNPT(HeatBaths):
 
     def _inertia(self, batch: Batch) -> Row:
         square = self.state["pdamp"] * self.state["pdamp"]
-        return (sizes(batch) + 1.0) * kB * self.state["temperature"] * square
+        return (self.state["count"] + 1.0) * kB * self.state["temperature"] * square
 
     def _cell_motions(self) -> tuple[float, float]:
         return 9.0, 9.0
@@ -82,10 +82,10 @@ class MTKNPT(HeatBaths):
     def _force_on_cell(self, batch: Batch) -> Matrix:
         volume, stress = determinant(batch["cell"]).abs(), batch["stress"]
         kinetic = kinetic_tensor(batch)
-        return strain_force(stress, volume, kinetic, self.state["pressure"], sizes(batch))
+        return strain_force(stress, volume, kinetic, self.state["pressure"], self.state["count"])
 
     def _push_atoms(self, batch: Batch, time: Row) -> None:
-        drag = with_trace(self._strain_rate(), 3.0 * sizes(batch))
+        drag = with_trace(self._strain_rate(), 3.0 * self.state["count"])
         factor, duration = (m.index_select(0, batch.batch) for m in matrix_flow(-drag, time))
         forces, masses = batch["forces"], batch["atomic_masses"].view(-1, 1)
         kicked = applied(forces / masses, duration)

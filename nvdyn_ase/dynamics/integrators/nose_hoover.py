@@ -129,7 +129,7 @@ class NoseHooverChainNVT(BaseDynamics):
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         system = {name: self.initial(name, template_batch) for name in self._per_system}
         links = system["dt"].new_zeros(n, self.tchain)
-        system |= {"eta": links, "eta_velocity": links}
+        system |= {"eta": links, "eta_velocity": links, "count": sizes(template_batch)}
         node = {}
         if self.as_ase:
             hidden = torch.zeros_like(template_batch["positions"])
@@ -194,7 +194,7 @@ class NoseHooverChainNVT(BaseDynamics):
 
     def _bath(self, batch: Batch) -> Bath:
         if self.as_ase:
-            dof = 3.0 * batch.num_nodes_per_graph.view(-1, 1)
+            dof = 3.0 * self.state["count"]
         else:
             dof = self.constraints(batch).degrees_of_freedom(batch)
         return bath(self.state["temperature"], self.state["tdamp"], dof, dof)
@@ -210,6 +210,11 @@ class NoseHooverChainNVT(BaseDynamics):
 
 
 NVTNoseHoover = NoseHooverChainNVT
+
+
+def sizes(batch: Batch) -> Row:
+    """Return the number of atoms of each system, (B, 1)."""
+    return batch.num_nodes_per_graph.view(-1, 1).to(batch["cell"])
 
 
 def at_least_one(**numbers: int) -> None:
@@ -260,15 +265,15 @@ def chain_step(
     drag: list[Row | None] = [None for _ in links]  # of each link by the next one
     whole = torch.ones_like(twice_kinetic)
     for part in YOSHIDA * loops:
-        step = (part / loops) * dt
-        half, quarter = 0.5 * step, 0.25 * step
+        back = (-part / loops) * dt
+        half, quarter = -0.5 * back, 0.25 * back
         for j in reversed(links):
             force = link_force(j, twice_kinetic, velocity, bath)
             velocity[j] = pushed(velocity[j], force, drag[j], half)
             if j > 0:
-                drag[j - 1] = (-quarter * velocity[j]).exp()
-        eta = [torch.addcmul(x, step, v) for x, v in zip(eta, velocity, strict=True)]
-        scale = (-step * velocity[0]).exp()
+                drag[j - 1] = (quarter * velocity[j]).exp()
+        eta = [torch.addcmul(x, back, v, value=-1.0) for x, v in zip(eta, velocity, strict=True)]
+        scale = (back * velocity[0]).exp()
         whole, twice_kinetic = scale * whole, scale * scale * twice_kinetic
         for j in links:
             force = link_force(j, twice_kinetic, velocity, bath)
