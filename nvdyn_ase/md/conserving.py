@@ -1,6 +1,6 @@
 """What the facades of integrators with a conserved quantity have in common."""
 
-from typing import Any
+from typing import Any, cast
 
 from nvdyn_ase.md.md import MolecularDynamicsFacade
 from nvdyn_ase.optimize.facade import EngineFacade
@@ -18,8 +18,8 @@ class ConservingFacade(MolecularDynamicsFacade):
 
     def _conserved(self) -> Any:
         """Return the engine's conserved energy, eV: a number for one Atoms, (B,) for several."""
-        driver, engine = self._driver, self.engine
-        assert driver is not None and engine is not None
+        driver, engine = self._driver, cast(Any, self.engine)
+        assert driver is not None
         self._take_up_changes()
         energy = engine.conserved_energy(driver.together()).detach().cpu().numpy().ravel()
         return energy.item() if self._single else energy

@@ -151,6 +151,10 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
             frac_traceless=self.__dict__["frac_traceless"],
         )
 
+    def _moved(self) -> dynamics.MelchionnaNPT:
+        assert isinstance(self.engine, dynamics.MelchionnaNPT)
+        return self.engine
+
     # ---------------------------------------------------------------- parameters
 
     def set_stress(self, stress: Any) -> None:
@@ -175,16 +179,23 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
         if self._single:
             super()._calculateconstants()
         if self._driver is not None:
-            self.engine.refer_to_present_volume(self._driver.together())
+            self._moved().refer_to_present_volume(self._driver.together())
+
+    @staticmethod
+    def _issymmetric(matrix: np.ndarray) -> bool:  # ASE 3.29 asks for it, and does not have it
+        return bool((matrix == matrix.T).all())
+
+    def _triangular(self, matrix: np.ndarray) -> bool:  # under this name ASE 3.29 has it not
+        return self._istriangular(matrix)
 
     def set_strain_rate(self, rate: Any) -> None:
         """Set the strain rate, as in ASE, of all systems; must be a triangular 3x3 matrix."""
         if self._driver is None:
             super().set_strain_rate(rate)
             return
-        if rate.shape != (3, 3) or not self._istriangular(rate):
+        if rate.shape != (3, 3) or not self._triangular(rate):
             raise ValueError("Strain rate must be a triangular matrix.")
-        self.engine.set_strain_rate(self._driver.together(), rate)
+        self._moved().set_strain_rate(self._driver.together(), rate)
 
     # ---------------------------------------------------------------- running
 
@@ -210,12 +221,16 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
         if driver is None:
             return super().have_the_atoms_been_changed()
         driver.take_up_changes()
-        changed = self.engine.changed(driver.together())
+        changed = self._moved().changed(driver.together())
         if changed:
             self._warning(f"The {changed} been modified.")
         return bool(changed)
 
     # ---------------------------------------------------------------- looking
+
+    def get_time(self) -> Any:
+        """Return the time since the start, in ASE units; of several Atoms one each, (B,)."""
+        return self.timeelapsed
 
     def get_gibbs_free_energy(self) -> Any:
         """Return the Gibbs free energy, which is conserved, eV; of several Atoms one each, (B,)."""

@@ -47,14 +47,14 @@ class ChainFacade(ConservingFacade):
     ) -> None:
         """Choose who runs, with parameters that systems may have their own values of."""
         self._given = {name: per_system(value) for name, value in parameters.items()}
-        numbers = dict(self._given)
+        numbers: dict[str, Any] = dict(self._given)
         if isinstance(atoms, (list, tuple)):
             numbers |= {name: np.ravel(value)[0].item() for name, value in parameters.items()}
             numbers["timestep"] = self._given["timestep"]
-        options = {"trajectory": None, "logfile": None} | options
-        self._open_md(*(atoms, model, engine), **numbers, **options)
+        numbers |= {"trajectory": None, "logfile": None} | options
+        self._open_md(atoms, model, engine, **numbers)
 
-    def _made(self, engine: Any, model: BaseModelMixin, *names: str, **options: Any) -> Any:
+    def _made(self, engine: Any, model: Any, names: Sequence[str], **options: Any) -> Any:
         """Make an engine with the parameters of these names."""
         given = [self._given[name] for name in names]
         return engine(model, self.__dict__["dt"], *given, **options)
@@ -73,9 +73,9 @@ class NoseHooverChainNVT(ChainFacade, ase.md.nose_hoover_chain.NoseHooverChainNV
     engine, what you do to positions and momenta afterwards is taken up; ASE's own code changes it
     back without a word.
 
-    Constraints do not act on these copies. ASE's thermostat counts three degrees of freedom per atom
-    and acts on momenta that grow where atoms are held, which nobody sees: those that move do not
-    have the temperature that was asked for. A list does what one Atoms does, with a warning;
+    Constraints do not act on these copies. ASE's thermostat counts three degrees of freedom per
+    atom and acts on momenta that grow where atoms are held, which nobody sees: those that move do
+    not have the temperature that was asked for. A list does what one Atoms does, with a warning;
     ``constrained=True`` lets the engine count and move what is free. Constraints that move atoms
     again when they are applied again, as those on bond lengths, are applied once here.
 
@@ -132,10 +132,11 @@ class NoseHooverChainNVT(ChainFacade, ase.md.nose_hoover_chain.NoseHooverChainNV
             )
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.NoseHooverChainNVT:
-        options = {"tchain": self._thermostat._tchain, "tloop": self._thermostat._tloop}
-        options["as_ase"] = not self._constrained
         return self._made(
-            *(dynamics.NoseHooverChainNVT, model, "temperature_K", "tdamp"), **options
+            *(dynamics.NoseHooverChainNVT, model, ("temperature_K", "tdamp")),
+            tchain=self._thermostat._tchain,
+            tloop=self._thermostat._tloop,
+            as_ase=not self._constrained,
         )
 
 
@@ -158,13 +159,13 @@ class BarostatFacade(ChainFacade):
                 )
         super()._open_chain(atoms, model, engine, parameters, **options)
 
-    def _made(self, engine: Any, model: BaseModelMixin, *names: str, **options: Any) -> Any:
+    def _with_cell(self, engine: Any, model: BaseModelMixin, **options: Any) -> Any:
         """Make an engine with the parameters of this run."""
         names = ("temperature_K", "pressure_au", "tdamp", "pdamp")
         thermostat, barostat = self._thermostat, self._barostat
         options |= {"tchain": thermostat._tchain, "tloop": thermostat._tloop}
         options |= {"pchain": barostat._pchain, "ploop": barostat._ploop}
-        return super()._made(engine, model, *names, **options)
+        return self._made(engine, model, names, **options)
 
 
 class IsotropicMTKNPT(BarostatFacade, ase.md.nose_hoover_chain.IsotropicMTKNPT):
@@ -230,7 +231,7 @@ class IsotropicMTKNPT(BarostatFacade, ase.md.nose_hoover_chain.IsotropicMTKNPT):
         self._open_chain(atoms, model, engine, given, **chains, **kwargs)
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.IsotropicMTKNPT:
-        return self._made(dynamics.IsotropicMTKNPT, model)
+        return self._with_cell(dynamics.IsotropicMTKNPT, model)
 
 
 class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
@@ -296,14 +297,14 @@ class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
         self._open_chain(atoms, model, engine, given, **chains, **kwargs)
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.MTKNPT:
-        return self._made(dynamics.MTKNPT, model)
+        return self._with_cell(dynamics.MTKNPT, model)
 
 
 class MaskedMTKNPT(MTKNPT, ase.md.nose_hoover_chain.MaskedMTKNPT):
     """Constant temperature and pressure, cells that grow along chosen vectors, as in ASE.
 
-    See :class:`MTKNPT`. ASE 3.29 takes a mask that is a tuple, if any of it is false, to let nothing
-    change. Here it means what it says, for one Atoms and for a list.
+    See :class:`MTKNPT`. ASE 3.29 takes a mask that is a tuple, if any of it is false, to let
+    nothing change. Here it means what it says, for one Atoms and for a list.
 
     Parameters
     ----------
@@ -357,8 +358,8 @@ class MaskedMTKNPT(MTKNPT, ase.md.nose_hoover_chain.MaskedMTKNPT):
         given = {"timestep": timestep, "temperature_K": temperature_K, "pressure_au": pressure_au}
         given |= {"tdamp": tdamp, "pdamp": pdamp}
         chains = {"tchain": tchain, "pchain": pchain, "tloop": tloop, "ploop": ploop}
-        mask = np.asarray(mask, bool)
-        self._open_chain(atoms, model, engine, given, mask=mask, **chains, **kwargs)
+        kwargs |= chains | {"mask": np.asarray(mask, bool)}
+        self._open_chain(atoms, model, engine, given, **kwargs)
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.MTKNPT:
-        return self._made(dynamics.MaskedMTKNPT, model, mask=self.mask)
+        return self._with_cell(dynamics.MaskedMTKNPT, model, mask=self.mask)

@@ -394,7 +394,8 @@ def voigt_rows(stress: Any, count: int) -> Float[Tensor, "B 6"]:
     ValueError
         Another shape or number, or one that may be meant in two ways.
     """
-    shape = np.shape(stress)
+    mixed = isinstance(stress, (list, tuple)) and len({np.shape(own) for own in stress}) > 1
+    shape = None if mixed else np.shape(stress)
     if shape == (6,) == (count,):
         raise ValueError(
             "externalstress: 6 numbers for 6 systems may be one stress or 6 pressures; give an "
