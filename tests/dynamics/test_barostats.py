@@ -68,7 +68,7 @@ def test_geometry_is_numpys():
     np.testing.assert_allclose(flow.trace(given).view(-1), np.trace(given, axis1=1, axis2=2))
     np.testing.assert_allclose(flow.squares(given).view(-1), (given**2).sum((1, 2)))
     x = torch.tensor([[0.0], [1e-300], [1e-9], [-2.0]], dtype=torch.float64)
-    np.testing.assert_allclose(flow.exprel(x), scipy.special.exprel(x), rtol=1e-15)
+    np.testing.assert_allclose(flow.exprel(x), scipy.special.exprel(x.numpy()), rtol=1e-15)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 100])
@@ -96,7 +96,7 @@ def test_a_matrix_does_not_know_the_others(count):
 
 
 @engines
-def test_what_is_conserved_is_conserved_to_the_second_order(name):
+def test_what_is_conserved_is_conserved_to_its_order(name):
     errors = []
     for steps, dt in ((50, 0.2), (100, 0.1), (200, 0.05)):
         batch, engine, energies = batch_from_atoms(metals()), ENGINES[name](dt), []
@@ -106,8 +106,10 @@ def test_what_is_conserved_is_conserved_to_the_second_order(name):
             engine.run(batch, n_steps=steps // 25)
         errors.append(np.ptp(energies, axis=0))
     ratios = np.array(errors[:-1]) / np.array(errors[1:])
-    assert (errors[0] < 0.05).all()
-    assert ((ratios > 3.0) & (ratios < 5.5)).all(), ratios
+    assert (errors[0] < 0.1).all()
+    # ASE sums the friction up at the ends of steps, which is a method of the first order.
+    order = 1 if name == "melchionna" else 2
+    assert (np.abs(np.log2(ratios) - order) < 0.4).all(), ratios
 
 
 @pytest.mark.parametrize("name", ["nose-hoover", "mtk-isotropic", "mtk", "mtk-masked", "nph"])

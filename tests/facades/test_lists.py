@@ -256,8 +256,10 @@ def test_observers_see_the_present_and_may_change_it(name):
     dynamics.attach(look)
     dynamics.run(steps=6)
     assert len(seen) == 7
+    # ASE's Nosé-Hoover chain puts atoms back where its own copy of them is; the engine does not.
+    own = {"engine": True} if name == "NoseHooverChainNVT" else {}
     for index, atoms in enumerate(reference):
-        alone = FACADES[name](atoms)
+        alone = FACADES[name](atoms, **own)
         if index == 0:
             alone.attach(push, -3, atoms)
         alone.run(steps=6)

@@ -56,8 +56,9 @@ class MelchionnaNPT(BaseDynamics):
     S. Melchionna, G. Ciccotti and B. L. Holian, Mol. Phys. 78, 533 (1993), as modified
     by S. Melchionna, Phys. Rev. E 61, 6165 (2000), with the centred differences of B. L. Holian,
     A. J. De Groot, W. G. Hoover and C. G. Hoover, Phys. Rev. A 41, 4552 (1990).
-    :meth:`conserved_energy` is conserved. It is unstable where its parameters are not chosen well,
-    as ASE says; :class:`MTKNPT` is not.
+    :meth:`conserved_energy` is conserved to the first order of the time step, as ASE sums the
+    friction up at the ends of steps. The method is unstable where its parameters are not chosen
+    well, as ASE says; :class:`MTKNPT` is not.
 
     Positions come from fractions of the cell in this and in the last step, which are in the state.
     Positions and cells that are changed on the way are changed back by the next step. The total
