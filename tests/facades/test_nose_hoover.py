@@ -103,6 +103,12 @@ def argons(counting=LennardJones):
     return structures
 
 
+def conserved(dynamics):
+    """Return the conserved energy under either of the names that ASE has for it."""
+    ask = getattr(dynamics, "get_conserved_energy", None) or dynamics.get_gibbs_free_energy
+    return ask()
+
+
 def note(dynamics, structures, frames):
     def look():
         frames.append([np.vstack([a.positions, a.get_momenta(), a.cell]) for a in structures])
@@ -122,8 +128,7 @@ def test_every_step_is_ases(name, make):
     dynamics, frames = case.of_list(batch), []
     note(dynamics, batch, frames)
     dynamics.run(100)
-    conserved = getattr(dynamics, "get_conserved_energy", None) or dynamics.get_gibbs_free_energy
-    energies = conserved()
+    energies = conserved(dynamics)
     assert energies.shape == (3,)
     for index, atoms in enumerate(singles):
         alone, expected = case.one(case.theirs, index, atoms), []
@@ -133,8 +138,7 @@ def test_every_step_is_ases(name, make):
             error = np.abs(frames[step][index] - expected[step][0]).max()
             assert error < 1e-10, (index, step, error)
         assert dynamics.results[index].evaluations == atoms.calc.calls == 101
-        theirs = getattr(alone, "get_conserved_energy", None) or alone.get_gibbs_free_energy
-        assert energies[index] == pytest.approx(theirs(), abs=1e-10)
+        assert energies[index] == pytest.approx(conserved(alone), abs=1e-10)
         np.testing.assert_allclose(batch[index].get_stress(), atoms.get_stress(), atol=1e-10)
 
 
@@ -144,14 +148,13 @@ def test_one_atoms_by_the_engine_is_one_atoms_by_ase(name):
     for cls, engine in ((case.theirs, {}), (case.ours, {"engine": True}), (case.ours, {})):
         atoms = metals()[2]
         dynamics = case.one(cls, 2, atoms, **engine)
-        energy = getattr(dynamics, "get_conserved_energy", None) or dynamics.get_gibbs_free_energy
-        energies.append(energy())
+        energies.append(conserved(dynamics))
         for steps in (3, 0, 4):
             dynamics.run(steps)
         for _ in range(2):
             assert dynamics.step() is None
         ends.append(np.vstack([atoms.positions, atoms.get_momenta(), atoms.cell]))
-        energies.append(energy())
+        energies.append(conserved(dynamics))
         assert isinstance(energies[-1], float)
     np.testing.assert_allclose(ends[1], ends[0], atol=1e-10)
     assert np.array_equal(ends[2], ends[0])
@@ -312,11 +315,27 @@ def test_a_failure_changes_nothing_for_the_others(name):
     dynamics.run(6)
     case.of_list(whole).run(6)
     assert dynamics.results[1].outcome is Outcome.NAN
-    energy = getattr(dynamics, "get_conserved_energy", None) or dynamics.get_gibbs_free_energy
-    assert np.isfinite(energy()[[0, 2]]).all()
+    assert np.isfinite(conserved(dynamics)[[0, 2]]).all()
     for index in (0, 2):
         assert np.array_equal(whole[index].positions, broken[index].positions)
         assert np.array_equal(whole[index].cell, broken[index].cell)
+
+
+@each
+def test_looking_at_what_is_conserved_changes_nothing(name):
+    case, seen, ends = CASES[name], [], []
+    for look in (False, True):
+        structures = metals()
+        structures[1].positions[0] = structures[1].positions[1]  # it leaves at once
+        dynamics = case.of_list(structures)
+        if look:
+            dynamics.attach(lambda dynamics=dynamics: seen.append(conserved(dynamics)))
+        dynamics.run(8)
+        ends.append([np.vstack([atoms.positions, atoms.cell]) for atoms in structures])
+        assert [result.evaluations for result in dynamics.results] == [9, 1, 9]
+    assert len(seen) == 9 and np.shape(seen) == (9, 3)
+    np.testing.assert_allclose(np.ptp(seen, axis=0)[[0, 2]], 0.0, atol=0.05)
+    assert all(np.array_equal(*pair) for pair in zip(*ends, strict=True))
 
 
 # -------------------------------------------------------------------------------- parameters
