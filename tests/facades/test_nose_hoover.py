@@ -407,7 +407,7 @@ def test_melchionnas_parameters_per_system():
     with pytest.raises(ValueError, match="2 values for 3"):
         case.of_list(structures, externalstress=[0.1, 0.2])
     with pytest.raises(ValueError, match="6 pressures"):
-        case.of_list(metals() + metals(), externalstress=[0.1] * 6, **dict.fromkeys(CHAIN, 1.0))
+        case.ours(metals() + metals(), 1.0, temperature_K=300, externalstress=[0.1] * 6)
 
 
 def test_melchionna_takes_the_total_momentum_away_and_says_so(capsys):
