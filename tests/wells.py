@@ -5,11 +5,13 @@ import torch
 from nvdyn_ase.data import AtomicData, Batch, segment_sum
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 
+SIDE = 20.0
+
 
 class Well(BaseModelMixin):
     """E = k r² / 2 for each atom; counts its forward passes and what it is given."""
 
-    model_card = ModelCard()
+    model_card = ModelCard(supports_stress=True)
 
     def __init__(self, k: float = 1.0, fail=()):
         self.k = k
@@ -32,7 +34,11 @@ class Well(BaseModelMixin):
         for row in failures:
             energy[row] = float("nan")
             forces[batch.host_ptr[row] : batch.host_ptr[row + 1]] = float("nan")
-        return ModelOutputs({"energy": energy, "forces": forces}, failures)
+        outputs = {"energy": energy, "forces": forces}
+        if "stress" in self.model_config.outputs:
+            outer = segment_sum(r.unsqueeze(2) * r.unsqueeze(1), batch.ptr)
+            outputs["stress"] = self.k * outer / SIDE**3
+        return ModelOutputs(outputs, failures)
 
 
 def atoms_at(distance: float, size: int = 2, seed: int = 0) -> AtomicData:
@@ -41,7 +47,9 @@ def atoms_at(distance: float, size: int = 2, seed: int = 0) -> AtomicData:
     directions = torch.randn(size, 3, generator=generator, dtype=torch.float64)
     positions = distance * directions / directions.norm(dim=1, keepdim=True)
     velocities = 1e-3 * torch.randn(size, 3, generator=generator, dtype=torch.float64)
-    return AtomicData(positions=positions, velocities=velocities, atomic_numbers=[18] * size)
+    cell = SIDE * torch.eye(3, dtype=torch.float64)
+    numbers = [18] * size
+    return AtomicData(positions=positions, velocities=velocities, atomic_numbers=numbers, cell=cell)
 
 
 def wells(*distances: float, sizes=None) -> Batch:

@@ -506,6 +506,11 @@ class BaseDynamics(PerSystemParameters):
         if self._neighbors is not None and kept is not None:
             self._neighbors.select(kept)
 
+    def forget_pairs(self) -> None:
+        """Find the pairs anew, because those at hand are of other systems."""
+        if self._neighbors is not None:
+            self._neighbors.reference = None
+
     def align_states(self, states: Sequence[Batch]) -> None:
         """Make states of this engine fit one behind the other, where the shape of fields grows."""
 

@@ -121,6 +121,13 @@ class Run:
         trying = within & (self.batch["status"].view(-1, 1) < self.engine.exit_status)
         return trying if bool(trying.any()) else None
 
+    def rejoin(self) -> None:
+        """Take who is done into the batch that is moved again, where they do not move."""
+        if self.batch is not self.systems.home:
+            self.systems.finish()
+            self.engine.forget_pairs()
+            self._readback.forget()
+
     def close(self) -> Batch:
         """Bring the user's batch and the engine's state up to date, and return the batch."""
         self.engine.show_last(self.batch, end=True)

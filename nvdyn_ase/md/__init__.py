@@ -3,7 +3,23 @@
 from nvdyn_ase.md.andersen import Andersen
 from nvdyn_ase.md.bussi import Bussi
 from nvdyn_ase.md.langevin import Langevin
+from nvdyn_ase.md.nose_hoover_chain import (
+    MTKNPT,
+    IsotropicMTKNPT,
+    MaskedMTKNPT,
+    NoseHooverChainNVT,
+)
 from nvdyn_ase.md.nvtberendsen import NVTBerendsen
 from nvdyn_ase.md.verlet import VelocityVerlet
 
-__all__ = ["Andersen", "Bussi", "Langevin", "NVTBerendsen", "VelocityVerlet"]
+__all__ = [
+    "MTKNPT",
+    "Andersen",
+    "Bussi",
+    "IsotropicMTKNPT",
+    "Langevin",
+    "MaskedMTKNPT",
+    "NVTBerendsen",
+    "NoseHooverChainNVT",
+    "VelocityVerlet",
+]

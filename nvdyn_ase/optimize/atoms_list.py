@@ -90,6 +90,31 @@ class AtomsList(Optimizable):
         """Return the masses of all atoms, (V,), amu."""
         return np.concatenate([atoms.get_masses() for atoms in self.systems])
 
+    def get_positions(self) -> np.ndarray:
+        """Return the positions of all atoms, (V, 3), Å."""
+        return np.concatenate([atoms.get_positions() for atoms in self.systems])
+
+    def get_momenta(self) -> np.ndarray:
+        """Return the momenta of all atoms, (V, 3)."""
+        return np.concatenate([atoms.get_momenta() for atoms in self.systems])
+
+    def get_cell(self) -> np.ndarray:
+        """Return the cell of each system, (B, 3, 3), Å."""
+        return np.array([atoms.cell.array for atoms in self.systems])
+
+    def get_volume(self) -> np.ndarray:
+        """Return the volume of each system, (B,), Å³; zero where there is none."""
+        return np.abs(np.linalg.det(self.get_cell()))
+
+    def get_global_number_of_atoms(self) -> int:
+        """Return the number of atoms."""
+        return len(self)
+
+    @property
+    def constraints(self) -> list:
+        """The constraints of all systems."""
+        return [constraint for atoms in self.systems for constraint in atoms.constraints]
+
     def get_number_of_degrees_of_freedom(self) -> np.ndarray:
         """Return the number of degrees of freedom of each system, (B,)."""
         return np.array([atoms.get_number_of_degrees_of_freedom() for atoms in self.systems])

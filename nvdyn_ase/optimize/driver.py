@@ -155,6 +155,12 @@ class AtomsDriver:
         self.engine.prime(moving)
         return self._gather()
 
+    def together(self) -> Batch:
+        """Return all systems as :meth:`gather` does, and give the engine the state of all."""
+        if self._run is not None:
+            self._run.rejoin()
+        return self.gather()
+
     def _gather(self) -> Batch:
         if self._run is not None and not self._gathered:
             self._run.systems.gather()
@@ -212,7 +218,7 @@ class AtomsDriver:
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter; a sequence gives one value per system."""
         if self._run is not None:
-            self._run.systems.finish()
+            self._run.rejoin()
         self.engine.set_parameter(name, value)
 
     def set_state(self, name: str, value: Any) -> None:

@@ -22,6 +22,9 @@ FACADES = {
     "md.andersen": ["Andersen"],
     "md.bussi": ["Bussi"],
     "md.langevin": ["Langevin"],
+    "md.melchionna": ["MelchionnaNPT"],
+    "md.nose_hoover_chain": ["IsotropicMTKNPT", "MTKNPT", "MaskedMTKNPT", "NoseHooverChainNVT"],
+    "md.npt": ["NPT"],
     "md.nvtberendsen": ["NVTBerendsen"],
     "md.verlet": ["VelocityVerlet"],
 }

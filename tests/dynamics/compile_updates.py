@@ -7,6 +7,11 @@ from nvdyn_ase.dynamics.integrators.andersen import Collisions, collide
 from nvdyn_ase.dynamics.integrators.berendsen import berendsen_scale
 from nvdyn_ase.dynamics.integrators.bussi import bussi_scale
 from nvdyn_ase.dynamics.integrators.langevin import coefficients, langevin_kick, perturbations
+from nvdyn_ase.dynamics.integrators.melchionna import drags, is_upper, triangle
+from nvdyn_ase.dynamics.integrators.melchionna import limited as limited_strain
+from nvdyn_ase.dynamics.integrators.mtk import dilation_force, flow
+from nvdyn_ase.dynamics.integrators.mtk_flexible import along, matrix_flow, strain_force, with_trace
+from nvdyn_ase.dynamics.integrators.nose_hoover import Chain, bath, chain_step
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
 from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2Constants, FIRE2State, fire2_step
@@ -33,6 +38,32 @@ def compare_lbfgs(batch) -> None:
     compare(newton_step, forces, state, *atoms)
     print("newton_step")
     compare(limited, forces, engine.state["maxstep"], engine.state["damping"], *atoms)
+    print("limited")
+
+
+def compare_barostats(row, matrix) -> None:
+    """Compare the update rules of chains, and of cells."""
+    links = torch.cat([row, -row, row], 1)
+    what = bath(300.0 * row, 10.0 * row, 9.0 * row, 9.0 * row)
+    for count in (3, 1):
+        for loops in (1, 2):
+            compare(chain_step, row, Chain(links[:, :count], links[:, :count]), what, row, loops)
+    print("chain_step")
+    compare(dilation_force, matrix, row, row, row, row)
+    print("dilation_force")
+    compare(flow, row, row)
+    print("flow")
+    compare(strain_force, matrix, row, matrix, row, row)
+    compare(along, matrix, matrix)
+    print("strain_force")
+    compare(with_trace, matrix, row)
+    compare(matrix_flow, matrix, row)
+    print("matrix_flow")
+    compare(drags, matrix, matrix, matrix, row, row)
+    print("drags")
+    compare(triangle, matrix, is_upper(matrix))
+    print("triangle")
+    compare(limited_strain, matrix, matrix, row)
     print("limited")
 
 
@@ -76,6 +107,7 @@ def main() -> None:
     random = Collisions(batch["velocities"][:2], batch["velocities"], batch["positions"])
     compare(collide, batch["velocities"], random, masses, 300.0, 0.3)
     print("collide")
+    compare_barostats(0.1 * dof, torch.randn(2, 3, 3, dtype=torch.float64))
 
 
 if __name__ == "__main__":

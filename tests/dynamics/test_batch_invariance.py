@@ -9,12 +9,18 @@ from nvdyn_ase.dynamics import (
     FIRE,
     FIRE2,
     LBFGS,
+    MTKNPT,
+    NPH,
     NVE,
     Andersen,
     Bussi,
     ConvergenceHook,
+    IsotropicMTKNPT,
     Langevin,
+    MaskedMTKNPT,
     MDMin,
+    MelchionnaNPT,
+    NoseHooverChainNVT,
     NVTBerendsen,
 )
 from nvdyn_ase.models import EMT
@@ -36,29 +42,55 @@ ENGINES = {
     "berendsen": lambda: NVTBerendsen(EMT(), 0.3, 300.0, 5.0),
     "bussi": lambda: Bussi(EMT(), 0.3, 300.0, 5.0, seed=7),
     "langevin": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, seed=7),
+    "nose-hoover": lambda: NoseHooverChainNVT(EMT(), 0.3, 300.0, 100.0),
+    "nose-hoover, as in ase": lambda: NoseHooverChainNVT(EMT(), 0.3, 300.0, 100.0, as_ase=True),
+    "nph": lambda: NPH(EMT(), 0.3, 300.0, 0.0, 100.0),
+    "mtk, isotropic": lambda: IsotropicMTKNPT(EMT(), 0.3, 300.0, 0.01, 100.0, 500.0),
+    "mtk": lambda: MTKNPT(EMT(), 0.3, 300.0, 0.01, 100.0, 500.0, tchain=2, pchain=1, ploop=2),
+    "mtk, masked": lambda: MaskedMTKNPT(
+        EMT(), 0.3, 300.0, 0.01, 100.0, 500.0, mask=(False, True, True)
+    ),
+    "melchionna": lambda: MelchionnaNPT(EMT(), 0.3, 300.0, 0.01, 20.0, 2000.0),
     "langevin, fixcm": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, fixcm=True, seed=7),
 }
-KEYS = ("positions", "velocities", "forces", "energy", "steps", "evaluations", "outcome", "fmax")
+CELLS = {"nph", "mtk, isotropic", "mtk", "mtk, masked", "melchionna"}
+KEYS = (
+    "cell",
+    "positions",
+    "velocities",
+    "forces",
+    "energy",
+    "steps",
+    "evaluations",
+    "outcome",
+    "fmax",
+)
 
 
-def structures():
-    return [with_velocities(atoms, i) for i, atoms in enumerate(mixed(64))]
+def structures(name):
+    everyone = [with_velocities(atoms, i) for i, atoms in enumerate(mixed(64))]
+    for atoms in everyone if name in CELLS else ():
+        atoms.set_constraint()
+        if atoms.cell.rank < 3:
+            atoms.center(vacuum=4.0)
+        atoms.set_cell(atoms.cell.standard_form()[0], scale_atoms=True)
+    return everyone
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_alone_together_and_in_any_order(name):
-    everyone = structures()
+    everyone, steps = structures(name), 40 if name in CELLS else 100
     together = batch_from_atoms(everyone)
-    ENGINES[name]().run(together, n_steps=100)
+    ENGINES[name]().run(together, n_steps=steps)
     order = np.random.default_rng(0).permutation(64)
     shuffled = batch_from_atoms([everyone[i] for i in order], indices=order.tolist())
-    ENGINES[name]().run(shuffled, n_steps=100)
+    ENGINES[name]().run(shuffled, n_steps=steps)
     for row in range(64):
         place = int(np.flatnonzero(order == row)[0])
         for key in KEYS:
             assert torch.equal(together[[row]][key], shuffled[[place]][key]), (row, key)
     for row in range(0, 64, 5):
         alone = batch_from_atoms([everyone[row]], indices=[row])
-        ENGINES[name]().run(alone, n_steps=100)
+        ENGINES[name]().run(alone, n_steps=steps)
         for key in KEYS:
             assert torch.equal(together[[row]][key], alone[key]), (row, key)

@@ -15,12 +15,18 @@ from nvdyn_ase.dynamics import (
     FIRE,
     FIRE2,
     LBFGS,
+    MTKNPT,
+    NPH,
     NVE,
     Andersen,
     Bussi,
     ConvergenceHook,
+    IsotropicMTKNPT,
     Langevin,
+    MaskedMTKNPT,
     MDMin,
+    MelchionnaNPT,
+    NoseHooverChainNVT,
     NVTBerendsen,
     filter_cells,
 )
@@ -88,6 +94,15 @@ ENGINES = {
         lambda model: Langevin(model, 0.1, [100.0, 200.0, 300.0, 400.0], 0.01, seed=0),
     ),
     "langevin, fixcm": (60, lambda model: Langevin(model, 0.1, 300.0, 0.01, fixcm=True, seed=0)),
+    "nose-hoover": (350, lambda model: NoseHooverChainNVT(model, 0.1, 300.0, 10.0)),
+    "mtk-isotropic": (800, lambda model: IsotropicMTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0)),
+    "mtk": (800, lambda model: MTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0)),
+    "mtk-masked": (
+        800,
+        lambda model: MaskedMTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0, mask=(True, True, False)),
+    ),
+    "nph": (120, lambda model: NPH(model, 0.1, 300.0, 0.0, 100.0)),
+    "melchionna": (350, lambda model: MelchionnaNPT(model, 0.1, 300.0, 0.0, 10.0, 1000.0)),
     "fire": (
         80,
         lambda model: FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True)),
@@ -174,4 +189,6 @@ def test_update_rules_compile_whole():
     assert done.returncode == 0, done.stderr
     names = ["fire_step", "fire2_step", "learn", "newton_step", "limited", "mdmin_step"]
     names += ["kick", "langevin_kick", "berendsen_scale", "bussi_scale", "collide"]
+    names += ["chain_step", "dilation_force", "flow", "strain_force", "matrix_flow", "drags"]
+    names += ["triangle", "limited"]
     assert done.stdout.split() == names

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import FIRE, NVE, ConvergenceHook
+from nvdyn_ase.dynamics import (
+    FIRE,
+    MTKNPT,
+    NVE,
+    ConvergenceHook,
+    IsotropicMTKNPT,
+    MelchionnaNPT,
+    NoseHooverChainNVT,
+)
 from nvdyn_ase.models import EMT, LennardJones
 from tests.dynamics.test_cost import Still
 from tests.systems import ARGON, argon, mixed, with_velocities
@@ -38,11 +46,20 @@ def test_the_device_does_what_the_cpu_does(case):
     assert torch.equal(there["outcome"].cpu(), here["outcome"])
 
 
-@pytest.mark.parametrize("method", [NVE, FIRE])
-def test_the_host_does_not_wait_in_a_steady_run(method):
+ENGINES = {
+    "fire": FIRE,
+    "nve": lambda model: NVE(model, 0.1),
+    "nose-hoover": lambda model: NoseHooverChainNVT(model, 0.1, 300.0, 10.0),
+    "mtk-isotropic": lambda model: IsotropicMTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0),
+    "mtk": lambda model: MTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0),
+    "melchionna": lambda model: MelchionnaNPT(model, 0.1, 300.0, 0.0, 10.0, 1000.0),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_host_does_not_wait_in_a_steady_run(name):
     batch = wells(*[3.0] * 8).to("cuda")
-    options = {"dt": 0.1} if method is NVE else {}
-    engine = method(Still(batch), **options)
+    engine = ENGINES[name](Still(batch))
     engine.run(batch, n_steps=5)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

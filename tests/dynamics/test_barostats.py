@@ -1,0 +1,229 @@
+"""Chains and cells: matrices, what is conserved, and the volume of an ideal gas."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from ase.units import kB
+
+from nvdyn_ase.atoms import batch_from_atoms
+from nvdyn_ase.data import AtomicData, Batch, StructureError
+from nvdyn_ase.dynamics import (
+    MTKNPT,
+    NPH,
+    NPT,
+    IsotropicMTKNPT,
+    MaskedMTKNPT,
+    MelchionnaNPT,
+    NoseHooverChainNVT,
+    NVTNoseHoover,
+)
+from nvdyn_ase.dynamics.integrators import flow
+from nvdyn_ase.models import EMT, Harmonic
+from nvdyn_ase.models.base import ModelOutputs
+from tests.facades.test_nose_hoover import metals
+from tests.wells import Well, wells
+
+ENGINES = {
+    "nose-hoover": lambda dt, model=EMT: NoseHooverChainNVT(model(), dt, 300.0, 10.0),
+    "nph": lambda dt, model=EMT: NPH(model(), dt, 300.0, 0.02, 40.0),
+    "mtk-isotropic": lambda dt, model=EMT: IsotropicMTKNPT(model(), dt, 300.0, 0.02, 10.0, 40.0),
+    "mtk": lambda dt, model=EMT: MTKNPT(model(), dt, 300.0, 0.02, 10.0, 40.0),
+    "mtk-masked": lambda dt, model=EMT: MaskedMTKNPT(
+        model(), dt, 300.0, 0.02, 10.0, 40.0, mask=(True, False, True)
+    ),
+    "melchionna": lambda dt, model=EMT: MelchionnaNPT(model(), dt, 300.0, 0.02, 10.0, 2000.0),
+}
+engines = pytest.mark.parametrize("name", ENGINES)
+barostats = pytest.mark.parametrize("name", [name for name in ENGINES if name != "nose-hoover"])
+
+
+# -------------------------------------------------------------------------------- matrices
+
+
+def matrices(count, size=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return size * torch.randn(count, 3, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9, 1e-4, 0.01, 0.2])
+def test_exponentials_have_all_digits(size):
+    given = matrices(20, size)
+    exponential, relative = flow.exponentials(given)
+    for matrix, one, other in zip(given.numpy(), exponential, relative, strict=True):
+        block = np.zeros((6, 6))
+        block[:3, :3], block[:3, 3:] = matrix, np.eye(3)
+        expected = scipy.linalg.expm(block)
+        np.testing.assert_allclose(one, expected[:3, :3], rtol=0, atol=2e-15)
+        np.testing.assert_allclose(other, expected[:3, 3:], rtol=0, atol=2e-15)
+
+
+def test_geometry_is_numpys():
+    given = matrices(50)
+    expected = np.linalg.det(given)
+    np.testing.assert_allclose(flow.determinant(given).view(-1), expected, rtol=1e-13)
+    np.testing.assert_allclose(
+        flow.inverse(given) @ given, np.eye(3)[None].repeat(50, 0), atol=1e-11
+    )
+    np.testing.assert_allclose(flow.trace(given).view(-1), np.trace(given, axis1=1, axis2=2))
+    np.testing.assert_allclose(flow.squares(given).view(-1), (given**2).sum((1, 2)))
+    x = torch.tensor([[0.0], [1e-300], [1e-9], [-2.0]], dtype=torch.float64)
+    np.testing.assert_allclose(flow.exprel(x), scipy.special.exprel(x.numpy()), rtol=1e-15)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 100])
+def test_a_matrix_does_not_know_the_others(count):
+    given = matrices(200, 0.3)
+    rows = given[:, 0]
+    column = given[:, 0, :1].contiguous()
+    functions = [flow.determinant, flow.inverse, flow.trace, flow.squares, flow.symmetric]
+    for start in (0, 1, 7, 100):
+        part = slice(start, start + count)
+        for function in functions:
+            assert torch.equal(function(given[part].clone()), function(given)[part])
+        for one, other in zip(
+            flow.exponentials(given[part].clone()), flow.exponentials(given), strict=True
+        ):
+            assert torch.equal(one, other[part])
+        assert torch.equal(
+            flow.applied(rows[part].clone(), given[part].clone()), flow.applied(rows, given)[part]
+        )
+        for function in (flow.exprel, torch.exp):
+            assert torch.equal(function(column[part].clone()), function(column)[part])
+
+
+# -------------------------------------------------------------------------------- conservation
+
+
+@engines
+def test_what_is_conserved_is_conserved_to_its_order(name):
+    errors = []
+    for steps, dt in ((50, 0.2), (100, 0.1), (200, 0.05)):
+        batch, engine, energies = batch_from_atoms(metals()), ENGINES[name](dt), []
+        engine.run(batch, n_steps=1)
+        for _ in range(25):
+            energies.append(engine.conserved_energy(batch).view(-1).numpy())
+            engine.run(batch, n_steps=steps // 25)
+        errors.append(np.ptp(energies, axis=0))
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    assert (errors[0] < 0.1).all()
+    # ASE sums the friction up at the ends of steps, which is a method of the first order.
+    order = 1 if name == "melchionna" else 2
+    assert (np.abs(np.log2(ratios) - order) < 0.4).all(), ratios
+
+
+@pytest.mark.parametrize("name", ["nose-hoover", "mtk-isotropic", "mtk", "mtk-masked", "nph"])
+def test_time_can_be_turned_round(name):
+    batch, engine = batch_from_atoms(metals()), ENGINES[name](0.1)
+    start = {key: batch[key] for key in ("positions", "cell")}
+    engine.run(batch, n_steps=40)
+    for key in engine.state.keys():  # noqa: SIM118
+        if key.endswith(("velocity", "rate")):
+            engine.state[key] = -engine.state[key]
+    batch["velocities"] = -batch["velocities"]
+    engine.run(batch, n_steps=40)
+    for key, tensor in start.items():
+        torch.testing.assert_close(batch[key], tensor, rtol=0, atol=1e-9)
+
+
+# -------------------------------------------------------------------------------- ensembles
+
+
+class Gas(Harmonic):
+    """Atoms that feel nothing, and press on nothing but by their momenta."""
+
+    def __init__(self):
+        super().__init__(k=0.0)
+        self.model_card = self.model_card.model_copy(update={"supports_stress": True})
+
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        return ModelOutputs({**outputs, "stress": torch.zeros_like(batch["cell"])})
+
+
+def gas(count, atoms, temperature, pressure):
+    generator = torch.Generator().manual_seed(0)
+    side = ((atoms + 1) * kB * temperature / pressure) ** (1 / 3)
+    cell, systems = side * torch.eye(3, dtype=torch.float64), []
+    for _ in range(count):
+        places = side * torch.rand(atoms, 3, generator=generator, dtype=torch.float64)
+        velocities = torch.randn(atoms, 3, generator=generator, dtype=torch.float64)
+        data = AtomicData(positions=places, atomic_numbers=[18] * atoms, cell=cell)
+        spread = (kB * temperature / data.atomic_masses.view(-1, 1)).sqrt()
+        systems.append(data.model_copy(update={"velocities": spread * velocities}))
+    return Batch.from_data_list(systems)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [IsotropicMTKNPT, MTKNPT])
+def test_an_ideal_gas_has_its_volume(kind):
+    """The mean volume at constant pressure is (N + 1) kT / P, its variance (N + 1) (kT / P)²."""
+    atoms, temperature, pressure = 8, 300.0, 1e-4
+    batch = gas(200, atoms, temperature, pressure)
+    engine = kind(Gas(), 1.0, temperature, pressure, 20.0, 60.0)
+    engine.run(batch, n_steps=2000)
+    volumes, kinetic = [], []
+    for _ in range(200):
+        engine.run(batch, n_steps=20)
+        volumes.append(flow.determinant(batch["cell"]).view(-1).numpy())
+        momenta = batch["atomic_masses"].view(-1, 1) * batch["velocities"]
+        total = (momenta * batch["velocities"]).view(200, -1).sum(1)
+        kinetic.append(0.5 * total.numpy())
+    unit = kB * temperature / pressure
+    means = np.mean(volumes, axis=0)
+    error = means.std(ddof=1) / np.sqrt(len(means))
+    assert abs(means.mean() - (atoms + 1) * unit) < 4 * error
+    assert error < 0.03 * means.mean()
+    spread = np.mean((np.array(volumes) - (atoms + 1) * unit) ** 2, axis=0)
+    error = spread.std(ddof=1) / np.sqrt(len(spread))
+    if kind is IsotropicMTKNPT:
+        assert abs(spread.mean() - (atoms + 1) * unit**2) < 4 * error
+    means = np.mean(kinetic, axis=0)
+    error = means.std(ddof=1) / np.sqrt(len(means))
+    assert abs(means.mean() - 1.5 * atoms * kB * temperature) < 4 * error
+
+
+# -------------------------------------------------------------------------------- what is refused
+
+
+def test_other_names():
+    assert NPT is IsotropicMTKNPT
+    assert NVTNoseHoover is NoseHooverChainNVT
+
+
+@barostats
+def test_a_model_without_stress_is_refused(name):
+    with pytest.raises(ValueError, match=r"needs the stress.*Harmonic"):
+        ENGINES[name](0.1, lambda: Harmonic(k=1.0))
+
+
+def test_melchionnas_equations_without_a_barostat_need_no_stress():
+    batch = wells(1.0, 2.0)
+    MelchionnaNPT(Harmonic(k=1.0), 0.1, 300.0, ttime=10.0).run(batch, n_steps=2)
+    assert "stress" not in batch
+
+
+@barostats
+def test_a_system_without_a_volume_is_named(name):
+    batch = wells(1.0, 2.0)
+    batch["cell"] = batch["cell"] * torch.tensor([1.0, 0.0]).view(2, 1, 1).double()
+    with pytest.raises(StructureError, match=r"structure 1.*no volume"):
+        ENGINES[name](0.1, Well).run(batch, n_steps=1)
+
+
+@pytest.mark.parametrize("wrong", [{"tchain": 0}, {"tloop": 0}, {"pchain": 0}, {"ploop": -1}])
+def test_chains_have_links(wrong):
+    with pytest.raises(ValueError, match="at least 1"):
+        MTKNPT(Well(), 0.1, 300.0, 0.0, 10.0, 100.0, **wrong)
+
+
+def test_parameters_change_for_one_system_alone():
+    batch, other = wells(1.0, 2.0), wells(1.0, 2.0)
+    one, two = (MTKNPT(Well(), 0.1, 300.0, 0.0, 10.0, 30.0) for _ in range(2))
+    one.run(batch, n_steps=3)
+    two.run(other, n_steps=3)
+    one.set_parameter("pressure", [0.0, 0.1])
+    one.run(batch, n_steps=3)
+    two.run(other, n_steps=3)
+    assert torch.equal(batch["cell"][0], other["cell"][0])
+    assert not torch.equal(batch["cell"][1], other["cell"][1])
