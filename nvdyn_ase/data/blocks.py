@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from math import prod
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -13,7 +14,7 @@ class Blocks:
 
     Fields are taken apart into one part per group, and put together again. The parts of systems
     that stand side by side are views; only groups that are scattered over the batch are copied.
-    Nothing waits for the device. Parts are (G, d, d), (G, d) or (G, 1), for G systems of a size.
+    Nothing waits for the device. Parts are (G, d, d), (G, d) or (G, ...), for G systems of a size.
 
     Parameters
     ----------
@@ -53,18 +54,20 @@ class Blocks:
         """Return a field with three coordinates per row by groups."""
         return self._split(rows, 1)
 
-    def numbers(self, field: Shaped[Tensor, "B 1"]) -> list[Shaped[Tensor, "_ 1"]]:
-        """Return a field with a number per system by groups."""
-        return self._split(field, 0)
+    def systems(self, field: Shaped[Tensor, "B ..."]) -> list[Shaped[Tensor, "_ ..."]]:
+        """Return a field of level ``system`` by groups."""
+        return self._grouped(field.split([count for _, _, count in self._runs]))
 
     def _split(self, field: Tensor, power: int) -> list[Tensor]:
-        entries = field.reshape(-1)
-        lengths = [count * size**power for _, size, count in self._runs]
-        runs = entries.split(lengths) if len(lengths) > 1 else [entries]
-        grouped: list[list[Tensor]] = [[] for _ in self.sizes]
-        for (group, size, count), run in zip(self._runs, runs, strict=True):
-            grouped[group].append(run.view(count, *([size] * power or [1])))
-        return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in grouped]
+        shapes = [(count, *[size] * power) for _, size, count in self._runs]
+        runs = field.reshape(-1).split([prod(shape) for shape in shapes])
+        return self._grouped([run.view(shape) for run, shape in zip(runs, shapes, strict=True)])
+
+    def _grouped(self, runs: Sequence[Tensor]) -> list[Tensor]:
+        groups: list[list[Tensor]] = [[] for _ in self.sizes]
+        for (group, _, _), run in zip(self._runs, runs, strict=True):
+            groups[group].append(run)
+        return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in groups]
 
     # ---------------------------------------------------------------- putting together
 
@@ -76,9 +79,9 @@ class Blocks:
         """Return the field that these are the groups of."""
         return self._join(parts).view(-1, 3)
 
-    def joined_numbers(self, parts: Sequence[Shaped[Tensor, "_ 1"]]) -> Shaped[Tensor, "B 1"]:
+    def joined_systems(self, parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, "B ..."]:
         """Return the field that these are the groups of."""
-        return self._join(parts).view(-1, 1)
+        return self._join(parts).view(-1, *parts[0].shape[1:])
 
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
         if len(self._runs) == 1:
@@ -92,6 +95,6 @@ class Blocks:
 
     def spread(self, mask: Bool[Tensor, "B 1"]) -> Bool[Tensor, "N 1"]:
         """Return a mask of systems for the entries of their matrices."""
-        groups = zip(self.numbers(mask), self.sizes, strict=True)
+        groups = zip(self.systems(mask), self.sizes, strict=True)
         parts = [part.unsqueeze(2).expand(-1, size, size) for part, size in groups]
         return self.joined_matrices(parts).view(-1, 1)

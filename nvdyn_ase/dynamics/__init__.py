@@ -21,22 +21,37 @@ from nvdyn_ase.dynamics.integrators import (
     NVTLangevin,
     VelocityVerlet,
 )
-from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.dynamics.optimizers import (
+    BFGS,
+    FIRE,
+    FIRE2,
+    LBFGS,
+    RFO,
+    CellAwareBFGS,
+    GoodOldQuasiNewton,
+    GradientDescent,
+    MDMin,
+)
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
 __all__ = [
+    "BFGS",
     "FIRE",
     "FIRE2",
     "LBFGS",
     "NVE",
+    "RFO",
     "Andersen",
     "BaseDynamics",
     "Bussi",
+    "CellAwareBFGS",
     "CellFilter",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
+    "GoodOldQuasiNewton",
+    "GradientDescent",
     "Hook",
     "HookStageEnum",
     "HostMemory",

@@ -329,7 +329,8 @@ class EngineFacade(_Behind):
         """How each system stands: converged, steps, evaluations, energy, fmax, outcome, reason."""
         if self._driver is None:
             raise AttributeError("results are there for a list of Atoms, or with engine=True")
-        return Result.of_batch(self._driver.gather(), self._driver.atoms)
+        driver = self._driver
+        return Result.of_batch(driver.gather(), driver.atoms, reasons=driver.engine._reasons)
 
     # ---------------------------------------------------------------- parameters
 

@@ -118,7 +118,7 @@ def test_groups_are_taken_apart_and_put_together(sizes):
     parts = {
         "hessian": (blocks.matrices(batch["hessian"]), blocks.joined_matrices),
         "v": (blocks.vectors(batch["v"]), blocks.joined_vectors),
-        "dt": (blocks.numbers(batch["dt"]), blocks.joined_numbers),
+        "dt": (blocks.systems(batch["dt"]), blocks.joined_systems),
     }
     for key, (groups, joined) in parts.items():
         assert len(groups) == len(blocks) == len(set(sizes))
@@ -152,7 +152,7 @@ def test_nobody_at_all():
     for parts, joined in (
         (blocks.matrices(torch.zeros(0)), blocks.joined_matrices),
         (blocks.vectors(torch.zeros(0, 3)), blocks.joined_vectors),
-        (blocks.numbers(torch.zeros(0, 1)), blocks.joined_numbers),
+        (blocks.systems(torch.zeros(0, 1)), blocks.joined_systems),
     ):
         assert len(parts) == 1
         assert joined(parts).numel() == 0
