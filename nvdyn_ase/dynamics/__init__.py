@@ -31,6 +31,7 @@ from nvdyn_ase.dynamics.optimizers import (
     GoodOldQuasiNewton,
     GradientDescent,
     MDMin,
+    Optimizer,
 )
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -62,6 +63,7 @@ __all__ = [
     "NVTLangevin",
     "NaNDetectorHook",
     "NeighborListHook",
+    "Optimizer",
     "Outcome",
     "ProgressHook",
     "SnapshotHook",

@@ -8,6 +8,7 @@ from nvdyn_ase.dynamics.optimizers.gradient_descent import GradientDescent
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGS
 from nvdyn_ase.dynamics.optimizers.mdmin import MDMin
 from nvdyn_ase.dynamics.optimizers.oldqn import GoodOldQuasiNewton
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.dynamics.optimizers.rfo import RFO
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "GoodOldQuasiNewton",
     "GradientDescent",
     "MDMin",
+    "Optimizer",
 ]
