@@ -112,11 +112,11 @@ class EngineFacade(_Behind):
         if model is None:
             self._calculators = SeenCalculators(systems)
         foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
-        model = model_for(systems, model)
         if several:
             super().__init__(AtomsList(items), **options)
         else:
             super().__init__(items[0], **files, **options)
+        model = model_for(systems, model)  # ASE's complaints come first
         self.atoms = list(items) if several else items[0]
         made = self._make_engine(model)
         for hook in self._hooks:

@@ -9,7 +9,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 from nvdyn_ase.md import VelocityVerlet
-from nvdyn_ase.optimize import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.optimize import BFGS, FIRE, FIRE2, LBFGS, RFO, GoodOldQuasiNewton, MDMin
 from tests.systems import ARGON, argon, copper_slab, mixed, with_velocities
 
 
@@ -66,6 +66,12 @@ METHODS = {
     "LBFGS, short memory": (
         *(ase.optimize.LBFGS, LBFGS),
         {"logfile": None, "memory": 5, "damping": 0.8, "alpha": 40.0, "maxstep": 0.1},
+    ),
+    "BFGS": (ase.optimize.BFGS, BFGS, {"logfile": None}),
+    "RFO": (ase.optimize.RFO, RFO, {"logfile": None}),
+    "GoodOldQuasiNewton": (
+        *(ase.optimize.GoodOldQuasiNewton, GoodOldQuasiNewton),
+        {"logfile": None},
     ),
     "MDMin": (ase.optimize.MDMin, MDMin, {"logfile": None}),
     "MDMin, short steps": (
@@ -149,7 +155,9 @@ def test_every_step_is_ases(make, method):
 
 
 @SETS
-@pytest.mark.parametrize("name", ["FIRE", "FIRE2", "ABC-FIRE", "LBFGS", "MDMin"])
+@pytest.mark.parametrize(
+    "name", ["FIRE", "FIRE2", "ABC-FIRE", "LBFGS", "MDMin", "BFGS", "RFO", "GoodOldQuasiNewton"]
+)
 def test_the_same_converged_step(make, name):
     theirs, ours, options = METHODS[name]
     (structures, counting), (batch, _) = make(), make()
