@@ -19,6 +19,7 @@ from nvdyn_ase.dynamics.constraints import Description
 
 _NO_ORIGIN = Origin((), {}, {}, None, None, ())
 _RESULTS = {kind.field for kind in PROPERTIES.values()}
+_LEVELS = (Level.NODE, Level.SYSTEM)  # which an Atoms has room for
 
 #: What an engine keeps of a system, and no Atoms has.
 _BOOKKEEPING = {"fmax", "status", "system_id", "steps", "evaluations", "outcome"}
@@ -31,7 +32,7 @@ def to_atoms(data: AtomicData) -> ase.Atoms:
     and stress become the results of a ``SinglePointCalculator``. Velocities that are all zero give
     no momenta where there were none, standard masses no masses.
     """
-    levels = {key: level for key, level, _ in data.items() if level is not Level.EDGE}
+    levels = {key: level for key, level, _ in data.items() if level in _LEVELS}
     arrays = {key: tensor.detach().cpu().numpy() for key, _, tensor in data.items()}
     ptr = np.array([0, data.num_nodes])
     source = _Source(arrays, levels, data._defaults, ptr)
@@ -51,9 +52,7 @@ def input_fields(batch: Batch) -> list[str]:
     """
     candidates = sorted(set(batch.keys()) - _RESULTS - _BOOKKEEPING)
     return [
-        key
-        for key in candidates
-        if batch.level(key) is not Level.EDGE and batch.deferred(key) is None
+        key for key in candidates if batch.level(key) in _LEVELS and batch.deferred(key) is None
     ]
 
 
@@ -64,7 +63,7 @@ def batch_to_inputs(batch: Batch) -> list[ase.Atoms]:
 
 
 def _source_of(batch: Batch, keys: list[str]) -> "_Source":
-    levels = {key: batch.level(key) for key in keys if batch.level(key) is not Level.EDGE}
+    levels = {key: batch.level(key) for key in keys if batch.level(key) in _LEVELS}
     arrays = {key: batch[key].detach().cpu().numpy() for key in levels}
     return _Source(arrays, levels, batch.defaults, batch.host_ptr)
 

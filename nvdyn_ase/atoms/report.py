@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import ase
@@ -48,7 +49,13 @@ class Result:
     reason: str = ""
 
     @classmethod
-    def of_batch(cls, batch: Batch, atoms: Sequence[ase.Atoms], first: int = 0) -> list["Result"]:
+    def of_batch(
+        cls,
+        batch: Batch,
+        atoms: Sequence[ase.Atoms],
+        first: int = 0,
+        reasons: Mapping[Outcome, str] = MappingProxyType({}),
+    ) -> list["Result"]:
         """Return the result of every system of a batch.
 
         Parameters
@@ -59,6 +66,8 @@ class Result:
             The user's objects, in the same order, up to date.
         first
             Position in the input of the first.
+        reasons
+            Why the method that moved them ends systems with an outcome of its own.
         """
         keys = ("steps", "evaluations", "energy", "fmax", "outcome")
         columns = {key: _column(batch, key) for key in keys}
@@ -76,7 +85,7 @@ class Result:
                     energy=float(columns["energy"][row]),
                     fmax=float(columns["fmax"][row]),
                     outcome=outcome,
-                    reason=_reason(outcome, system, batch.host[row], bool(lost[row])),
+                    reason=_reason(outcome, system, batch.host[row], bool(lost[row]), reasons),
                 )
             )
         return results
@@ -88,7 +97,13 @@ def _column(batch: Batch, key: str) -> np.ndarray:
     return batch[key].detach().view(-1).cpu().numpy()
 
 
-def _reason(outcome: Outcome, atoms: ase.Atoms, host: Mapping[str, Any], lost: bool) -> str:
+def _reason(
+    outcome: Outcome,
+    atoms: ase.Atoms,
+    host: Mapping[str, Any],
+    lost: bool,
+    reasons: Mapping[Outcome, str],
+) -> str:
     if not outcome.failed:
         return ""
     if lost:
@@ -100,7 +115,7 @@ def _reason(outcome: Outcome, atoms: ase.Atoms, host: Mapping[str, Any], lost: b
         return str(host["failure"])
     if outcome is Outcome.NAN:
         return f"energy or forces are not finite; {_closest(atoms)}"
-    return outcome.name.lower()
+    return reasons.get(outcome, outcome.name.lower())
 
 
 def _closest(atoms: ase.Atoms) -> str:

@@ -2,6 +2,7 @@
 
 from nvdyn_ase.data.atomic_data import AtomicData
 from nvdyn_ase.data.batch import Batch
+from nvdyn_ase.data.blocks import Blocks
 from nvdyn_ase.data.errors import StructureError
 from nvdyn_ase.data.fields import FIELDS, Field, Level
 from nvdyn_ase.data.segments import segment_dot, segment_max, segment_sum
@@ -10,6 +11,7 @@ __all__ = [
     "FIELDS",
     "AtomicData",
     "Batch",
+    "Blocks",
     "Field",
     "Level",
     "StructureError",

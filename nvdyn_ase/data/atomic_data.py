@@ -167,7 +167,8 @@ class AtomicData(BaseModel):
         if level is Level.EDGE:
             others = (len(t) for k, kind, t in self.items() if kind is level and k != key)
             return next(others, None)
-        return self.num_nodes if level is Level.NODE else 1
+        rows = {Level.NODE: self.num_nodes, Level.BLOCK: (3 * self.num_nodes) ** 2}
+        return rows.get(level, 1)
 
     def __getattr__(self, key: str) -> Any:
         """User properties and aliases read as attributes."""

@@ -122,17 +122,21 @@ class Batch(Sizes):
         return batch if device is None else batch.to(device)
 
     def like(
-        self, node: dict[str, Tensor] | None = None, system: dict[str, Tensor] | None = None
+        self,
+        node: dict[str, Tensor] | None = None,
+        system: dict[str, Tensor] | None = None,
+        block: dict[str, Tensor] | None = None,
     ) -> "Batch":
         """Return a batch of the same systems with other fields, as the state of an engine is.
 
         Parameters
         ----------
-        node, system
+        node, system, block
             The fields by name, at each level.
         """
         fields = {key: (Level.NODE, tensor) for key, tensor in (node or {}).items()}
         fields |= {key: (Level.SYSTEM, tensor) for key, tensor in (system or {}).items()}
+        fields |= {key: (Level.BLOCK, tensor) for key, tensor in (block or {}).items()}
         return Batch(fields, self._nodes, device=self.device)
 
     # ---------------------------------------------------------------- fields
@@ -176,7 +180,7 @@ class Batch(Sizes):
 
     def _put(self, key: str, level: Level, tensor: Tensor) -> None:
         """Take a field in, if it has the shape and type that it must have."""
-        rows, field = self._rows(level), FIELDS.get(key)
+        rows, field = self.num_rows(level), FIELDS.get(key)
         if tensor.ndim == 0 or tensor.shape[0] != rows:
             hint = "" if field else "; other levels need add_key(key, values, level)"
             raise ValueError(
@@ -259,7 +263,7 @@ class Batch(Sizes):
             else was known of them: it is counted over the batch if it is whole, from the first atom
             of each system if there is one per system, and looked at on the host.
         level
-            ``"node"``, ``"edge"`` or ``"system"``.
+            ``"node"``, ``"edge"``, ``"system"`` or ``"block"``.
         overwrite
             Replace a field of that name.
         default
@@ -301,6 +305,8 @@ class Batch(Sizes):
         per, needed = "atom", self.num_nodes_list
         if level is Level.EDGE:
             per, needed = "pair", self.num_edges_list
+        if level is Level.BLOCK:
+            per, needed = "entry of a matrix", np.diff(self.host_block_ptr).tolist()
         if [len(value) for value in values] != needed:
             raise ValueError(f"{key!r}: one row per {per} is needed in each system")
         return torch.cat(values)
@@ -372,13 +378,11 @@ class Batch(Sizes):
         """
         chosen = system_rows(index, len(self))
         whole, every_edge = self._without_unread_pairs()
-        edge_ptr = boundaries(every_edge)
-        rows = {
-            Level.SYSTEM: chosen,
-            Level.NODE: ragged_rows(self.host_ptr, chosen),
-            Level.EDGE: ragged_rows(edge_ptr, chosen),
+        pointers = self._pointers(boundaries(every_edge))
+        picks = {
+            level: self._on_device(ragged_rows(pointers[level], chosen))
+            for level in {self._levels[key] for key in whole}
         }
-        picks = {level: self._on_device(r) for level, r in rows.items()}
         fields = {}
         for key, tensor in whole.items():
             level = self._levels[key]
@@ -404,21 +408,28 @@ class Batch(Sizes):
         """Return one system; raise IndexError if there is none of that number."""
         row = system_rows(index, len(self))[0]
         fields, edges = self._without_unread_pairs()
-        return self._system(int(row), fields, boundaries(edges))
+        return self._system(int(row), fields, self._pointers(boundaries(edges)))
 
     def to_data_list(self) -> list[AtomicData]:
         """Return every system by itself; see :meth:`index_select`."""
         fields, edges = self._without_unread_pairs()
-        edge_ptr = boundaries(edges)
-        return [self._system(row, fields, edge_ptr) for row in range(len(self))]
+        pointers = self._pointers(boundaries(edges))
+        return [self._system(row, fields, pointers) for row in range(len(self))]
 
-    def _system(self, row: int, fields: dict[str, Tensor], edge_ptr: np.ndarray) -> AtomicData:
-        first = int(self.host_ptr[row])
-        rows = {
-            Level.SYSTEM: slice(row, row + 1),
-            Level.NODE: slice(first, int(self.host_ptr[row + 1])),
-            Level.EDGE: slice(int(edge_ptr[row]), int(edge_ptr[row + 1])),
+    def _pointers(self, edge_ptr: np.ndarray) -> dict[Level, np.ndarray]:
+        """Return the first row of each system and the end, (B + 1,), at each level."""
+        return {
+            Level.SYSTEM: np.arange(len(self) + 1),
+            Level.NODE: self.host_ptr,
+            Level.EDGE: edge_ptr,
+            Level.BLOCK: self.host_block_ptr,
         }
+
+    def _system(
+        self, row: int, fields: dict[str, Tensor], pointers: dict[Level, np.ndarray]
+    ) -> AtomicData:
+        first = int(self.host_ptr[row])
+        rows = {level: slice(*ptr[row : row + 2].tolist()) for level, ptr in pointers.items()}
         own = {key: tensor[rows[self._levels[key]]].clone() for key, tensor in fields.items()}
         if "edge_index" in own:
             own["edge_index"] -= first

@@ -13,11 +13,16 @@ Fill = float | int | bool
 
 
 class Level(StrEnum):
-    """What one row of a field belongs to."""
+    """What one row of a field belongs to.
+
+    At ``BLOCK`` level it is a pair of coordinates: a system with n atoms has the (3n)² entries of a
+    matrix, row after row, as the Hessians of an optimizer are kept.
+    """
 
     NODE = "node"
     EDGE = "edge"
     SYSTEM = "system"
+    BLOCK = "block"
 
 
 class Field(NamedTuple):
@@ -28,7 +33,7 @@ class Field(NamedTuple):
     name
         The key in a batch.
     level
-        What a row belongs to: an atom, a pair of atoms or a system.
+        What a row belongs to: an atom, a pair of atoms, a system, or a pair of coordinates.
     shape
         Shape of one row; a (V, 3) field has shape (3,).
     dtype

@@ -24,6 +24,8 @@ class Part(NamedTuple):
     def rows(self, level: Level) -> int:
         """Return the number of rows at a level."""
         sizes = {Level.NODE: self.nodes, Level.EDGE: self.edges}
+        if level is Level.BLOCK:
+            return int(block_entries(self.nodes).sum())
         return int(sizes[level].sum()) if level in sizes else len(self.nodes)
 
 
@@ -144,6 +146,11 @@ def boundaries(sizes: np.ndarray) -> np.ndarray:
     ptr = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=ptr[1:])
     return ptr
+
+
+def block_entries(nodes: np.ndarray) -> np.ndarray:
+    """Return the entries of each system's matrix, (3n)², from the numbers of atoms, (B,)."""
+    return (3 * nodes) ** 2
 
 
 def ragged_rows(ptr: np.ndarray, chosen: np.ndarray) -> np.ndarray:

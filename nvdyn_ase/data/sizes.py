@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from nvdyn_ase.data.blocks import Blocks
 from nvdyn_ase.data.fields import Level
-from nvdyn_ase.data.joining import boundaries
+from nvdyn_ase.data.joining import block_entries, boundaries
 
 
 class Sizes:
@@ -32,9 +33,12 @@ class Sizes:
         if self.device.type == "cuda" and self.device.index is None:  # as its tensors name it
             self.device = torch.device("cuda", torch.cuda.current_device())
 
-    def _rows(self, level: Level) -> int:
+    def num_rows(self, level: Level) -> int:
+        """Return the number of rows of a field at a level."""
         if level is Level.NODE:
             return self.num_nodes
+        if level is Level.BLOCK:
+            return int(self.host_block_ptr[-1])
         return len(self._nodes) if level is Level.SYSTEM else self.num_edges
 
     @property
@@ -82,6 +86,16 @@ class Sizes:
     def host_edge_ptr(self) -> np.ndarray:
         """First pair of each system and the end, (B + 1,), on the host."""
         return boundaries(self._edges)
+
+    @cached_property
+    def host_block_ptr(self) -> np.ndarray:
+        """First entry of each system's matrix and the end, (B + 1,), on the host."""
+        return boundaries(block_entries(self._nodes))
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The systems in groups of one size, to work on fields of matrices."""
+        return Blocks(self.num_nodes_list)
 
     @cached_property
     def ptr(self) -> Int[Tensor, " B1"]:

@@ -29,11 +29,23 @@ from nvdyn_ase.dynamics.integrators import (
     NVTNoseHoover,
     VelocityVerlet,
 )
-from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin, Optimizer
+from nvdyn_ase.dynamics.optimizers import (
+    BFGS,
+    FIRE,
+    FIRE2,
+    LBFGS,
+    RFO,
+    CellAwareBFGS,
+    GoodOldQuasiNewton,
+    GradientDescent,
+    MDMin,
+    Optimizer,
+)
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
 __all__ = [
+    "BFGS",
     "FIRE",
     "FIRE2",
     "LBFGS",
@@ -41,13 +53,17 @@ __all__ = [
     "NPH",
     "NPT",
     "NVE",
+    "RFO",
     "Andersen",
     "BaseDynamics",
     "Bussi",
+    "CellAwareBFGS",
     "CellFilter",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
+    "GoodOldQuasiNewton",
+    "GradientDescent",
     "Hook",
     "HookStageEnum",
     "HostMemory",

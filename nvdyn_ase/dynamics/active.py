@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvdyn_ase.data import FIELDS, Batch, Level
+from nvdyn_ase.data import FIELDS, Batch
 from nvdyn_ase.dynamics.evaluated import Evaluated
 
 if TYPE_CHECKING:
@@ -129,6 +129,6 @@ def _complete(part: Batch, other: Batch) -> None:
         if key in part or key in FIELDS or key in other.defaults:
             continue
         level = other.level(key)
-        rows = part.num_nodes if level is Level.NODE else len(part)
+        rows = part.num_rows(level)
         unknown = float("nan") if like.is_floating_point() else 0
         part.add_key(key, like.new_full((rows, *like.shape[1:]), unknown), level)

@@ -40,7 +40,7 @@ class BaseDynamics(PerSystemParameters):
     ``_mutable_fields`` and the parameters that may differ between systems in ``_per_system``; if it
     replaces tensors and never writes into them, ``_writes_in_place = False`` saves copies. A method
     whose steps may take several forward passes says so with ``_tries = True`` and
-    :meth:`within_step`.
+    :meth:`within_step`. One that retires systems says in ``_reasons`` why, for those who read it.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ class BaseDynamics(PerSystemParameters):
     _mutable_fields: ClassVar[tuple[str, ...]] = ("positions", "velocities")
     _writes_in_place: ClassVar[bool] = True
     _tries: ClassVar[bool] = False
+    _reasons: ClassVar[Mapping[Outcome, str]] = MappingProxyType({})
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     def __init__(

@@ -44,7 +44,10 @@ class ActiveMask:
 
     def rows_of(self, holder: Batch, key: str) -> Bool[Tensor, "N 1"]:
         """Return one entry per row of a field, of the batch or of a state with rows of its own."""
-        if holder.level(key) is not Level.NODE:
+        level = holder.level(key)
+        if level is Level.BLOCK:
+            return holder.blocks.spread(self.system)
+        if level is not Level.NODE:
             return self.system
         if holder.num_nodes_list != self._sizes:
             return self.system.index_select(0, holder.batch)

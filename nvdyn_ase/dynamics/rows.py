@@ -25,6 +25,25 @@ def largest_norm(rows: Float[Tensor, "R 3"], ptr: Int[Tensor, " B1"]) -> Float[T
     return segment_max(norms, ptr).sqrt().view(-1, 1)
 
 
+def shortened(
+    step: Float[Tensor, "R 3"],
+    longest: Float[Tensor, "B 1"],
+    maxstep: Float[Tensor, "B 1"],
+    system: Int[Tensor, " R"],
+) -> Float[Tensor, "R 3"]:
+    """Return the step, scaled down as a whole where a row would move further than ``maxstep``, Å.
+
+    Parameters
+    ----------
+    step, longest, maxstep
+        Å; ``longest`` is its largest norm.
+    system
+        System of each row.
+    """
+    scale = torch.where(longest >= maxstep, maxstep / longest, 1.0)
+    return scale[system] * step
+
+
 class Rows(Sizes):
     """Which rows of three numbers an optimizer sees of each system, and where they come from.
 

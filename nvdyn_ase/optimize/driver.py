@@ -10,12 +10,10 @@ import torch
 from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
 from nvdyn_ase.atoms.filters import Filters, filtered
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics import BaseDynamics, ConvergenceHook, Outcome
+from nvdyn_ase.dynamics import BaseDynamics, ConvergenceCriterion, ConvergenceHook, Outcome
 from nvdyn_ase.dynamics.lifecycle import close_run
 from nvdyn_ase.dynamics.parameters import parameter_rows
 from nvdyn_ase.dynamics.run import Run
-
-_TARGET = "fmax_target"
 
 
 class AtomsDriver:
@@ -67,21 +65,33 @@ class AtomsDriver:
             self._run = Run(self.engine, self.batch)
         return self._run
 
-    def stop_below(self, fmax: float | Sequence[float] | None) -> None:
-        """Freeze systems whose largest force is below this, eV/Å; one number or one per system."""
+    def stop_below(self, fmax: float | Sequence[float] | None, **more: Any) -> None:
+        """Freeze systems whose largest force is below this, eV/Å; one number or one per system.
+
+        ``more`` are other fields of the batch that have to be below a limit as well.
+        """
         if fmax is None:
             self.engine.convergence_hook = None
             return
-        values = np.asarray(fmax, float)
         self.close()  # who met another limit may have to move on
+        limits = {"fmax": fmax, **more}
+        self.engine.convergence_hook = ConvergenceHook(
+            [
+                ConvergenceCriterion(key=key, threshold=self._limit(key, value), strict=True)
+                for key, value in limits.items()
+            ]
+        )
+
+    def _limit(self, key: str, value: float | Sequence[float]) -> float | str:
+        """Return a limit, or the field in which each system has its own."""
+        values = np.asarray(value, float)
         if values.ndim == 0:
-            self.engine.convergence_hook = ConvergenceHook.from_fmax(values.item(), strict=True)
-            return
+            return values.item()
         targets = torch.as_tensor(values).to(self.batch.device)
         if len(targets) != len(self.atoms):
-            raise ValueError(f"fmax: {len(targets)} values for {len(self.atoms)} structures")
-        self.batch[_TARGET] = targets.view(-1, 1)
-        self.engine.convergence_hook = ConvergenceHook.from_fmax(_TARGET, strict=True)
+            raise ValueError(f"{key}: {len(targets)} values for {len(self.atoms)} structures")
+        self.batch[f"{key}_target"] = targets.view(-1, 1)
+        return f"{key}_target"
 
     def settle(self) -> bool:
         """Freeze who is done; say whether nobody is left."""

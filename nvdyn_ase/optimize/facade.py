@@ -112,11 +112,11 @@ class EngineFacade(_Behind):
         if model is None:
             self._calculators = SeenCalculators(systems)
         foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
-        model = model_for(systems, model)
         if several:
             super().__init__(AtomsList(items), **options)
         else:
             super().__init__(items[0], **files, **options)
+        model = model_for(systems, model)  # ASE's complaints come first
         self.atoms = list(items) if several else items[0]
         made = self._make_engine(model)
         for hook in self._hooks:
@@ -329,7 +329,8 @@ class EngineFacade(_Behind):
         """How each system stands: converged, steps, evaluations, energy, fmax, outcome, reason."""
         if self._driver is None:
             raise AttributeError("results are there for a list of Atoms, or with engine=True")
-        return Result.of_batch(self._driver.gather(), self._driver.atoms)
+        driver = self._driver
+        return Result.of_batch(driver.gather(), driver.atoms, reasons=driver.engine._reasons)
 
     # ---------------------------------------------------------------- parameters
 

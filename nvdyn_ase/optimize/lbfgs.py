@@ -1,8 +1,10 @@
 """L-BFGS with ASE's interface."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import ase
 import ase.optimize.lbfgs
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
-from nvdyn_ase.optimize.one_at_a_time import OneAtATime, refuse_several
+from nvdyn_ase.optimize.one_at_a_time import OneAtATime
 from nvdyn_ase.optimize.optimize import OptimizerFacade
 
 
@@ -130,19 +132,30 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
 
     def _take_single_restart(self) -> None:
         assert self._driver is not None
+        self._learned().put_into(self._driver.state(), self.state.memory)
+
+    def _learned(self) -> "History":
+        """Return what ASE's code has learned on this object."""
         method = self.state
-        history = History(method.iteration, method.s, method.y, method.rho, self.r0, self.f0)
-        history.put_into(self._driver.state(), method.memory)
+        return History(method.iteration, method.s, method.y, method.rho, self.r0, self.f0)
 
     def _replay_trajectory(self, traj: Any) -> None:
         """Learn from an old trajectory of one Atoms."""
-        if self._driver is None:
-            super()._replay_trajectory(traj)
-            return
-        refuse_several(self.atoms, "replay_trajectory")
         super()._replay_trajectory(traj)
-        self._take_single_restart()
+        if self._driver is not None:
+            self._take_single_restart()
+            self._count_pairs()
+
+    def replay_trajectory(self, traj: Any) -> None:
+        """Learn from old trajectories: of one Atoms, or of each in a list."""
+        super().replay_trajectory(traj)
         self._count_pairs()
+
+    def _replay_system(self, frames: Sequence[ase.Atoms], state: Batch) -> None:
+        memory, start = self.state.memory, self.state.H0
+        self.state = type(self.state)(memory=memory, initial_inverse_hessian=start)
+        super()._replay_trajectory(frames)
+        self._learned().put_into(state, self.state.memory)
 
 
 class LBFGSLineSearch(OneAtATime, ase.optimize.lbfgs.LBFGSLineSearch):

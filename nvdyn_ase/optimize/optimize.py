@@ -1,10 +1,14 @@
 """What ASE's ``ase.optimize.optimize`` has, and what the optimizers here have in common."""
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ase
 import numpy as np
+from ase.io.trajectory import Trajectory
 from ase.optimize.optimize import (
     DEFAULT_MAX_STEPS,
     BaseDynamics,
@@ -14,10 +18,12 @@ from ase.optimize.optimize import (
     RestartError,
 )
 
+from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.facade import EngineFacade
 from nvdyn_ase.optimize.state_file import read_state, write_state
+from nvdyn_ase.optimize.trajectories import one_each
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -47,17 +53,26 @@ class OptimizerFacade(EngineFacade):
         if self._driver is not None:
             # A criterion of the user's own, which speaks of all coordinates, decides alone.
             own = "gradient_converged" in self._replaced()
-            self._driver.stop_below(None if own else value)
+            self._stop_below(None if own else value)
+
+    def _stop_below(self, fmax: Any) -> None:
+        """Tell the engine when a system is done; None for never."""
+        assert self._driver is not None
+        self._driver.stop_below(fmax)
+
+    def _met(self, gradient: np.ndarray) -> np.ndarray:
+        """Return which systems meet the criterion, (B,) bool."""
+        assert self._driver is not None
+        return AtomsList(self._driver.items).gradient_norms(gradient) < np.asarray(self.fmax)
 
     def log(self, gradient: np.ndarray) -> None:
         """Write a line: as in ASE for one Atoms, the progress of the batch for several."""
         if self._driver is None or self._single:
             super().log(gradient)
             return
-        forces = AtomsList(self._driver.items).gradient_norms(gradient)
         name, now = type(self).__name__, time.strftime("%H:%M:%S")
         outcomes = self._driver.outcomes()
-        done = int((forces < np.asarray(self.fmax)).sum()) if self.fmax is not None else 0
+        done = int(self._met(gradient).sum()) if self.fmax is not None else 0
         failed = int((outcomes >= Outcome.NAN).sum())
         write = self.logfile.write
         if self.nsteps == 0:
@@ -65,11 +80,41 @@ class OptimizerFacade(EngineFacade):
             write(f"{pad}  Step     Time  Systems  Converged  Failed  Energy/atom    max fmax\n")
         energy = np.nansum(self._driver.column("energy")) / sum(self._driver.batch.num_nodes_list)
         write(
-            f"{name}: {self.nsteps:5d} {now} {len(forces):8d} {done:10d} {failed:7d} "
+            f"{name}: {self.nsteps:5d} {now} {len(outcomes):8d} {done:10d} {failed:7d} "
             f"{energy:12.6f} {self.optimizable.gradient_norm(gradient):11.6f}\n"
         )
 
     # ---------------------------------------------------------------- restart
+
+    def replay_trajectory(self, traj: Any) -> None:
+        """Learn from old trajectories, as in ASE.
+
+        Parameters
+        ----------
+        traj
+            A trajectory or its name; for a list of Atoms one per system, or a name with
+            ``{index}`` in it.
+        """
+        driver = self._driver
+        if driver is None or self._single or not hasattr(self, "_replay_trajectory"):
+            super().replay_trajectory(traj)
+            return
+        driver.close()
+        state = driver.state()
+        parts = [state[[row]] for row in range(len(state))]
+        for target, part in zip(one_each(traj, len(parts)), parts, strict=True):
+            with ExitStack() as files:
+                if isinstance(target, Path):
+                    target = files.enter_context(Trajectory(target, "r"))
+                self._replay_system(target, part)
+        driver.engine.align_states(parts)
+        whole, *others = parts
+        whole.append(*others)
+        for key, tensor in whole:
+            state[key] = tensor
+
+    def _replay_system(self, frames: Sequence[ase.Atoms], state: Batch) -> None:
+        """Put what is learned from the images of one system into its state."""
 
     def _after_step(self) -> None:
         if self.restart is None:

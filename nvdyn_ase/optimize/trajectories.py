@@ -32,7 +32,7 @@ class Trajectories:
 
     def __init__(self, targets: Any, systems: Sequence[ase.Atoms], append: bool) -> None:
         self.systems = systems
-        self.targets = _one_each(targets, len(systems))
+        self.targets = one_each(targets, len(systems))
         self._written = np.full(len(systems), -1)
         for target in self.targets:
             if isinstance(target, Path) and not append:
@@ -78,7 +78,8 @@ def _is_empty(target: Any) -> bool:
     return len(target) == 0
 
 
-def _one_each(targets: Any, count: int) -> list[Any]:
+def one_each(targets: Any, count: int) -> list[Any]:
+    """Return a path or trajectory for each of so many systems; see :class:`Trajectories`."""
     if isinstance(targets, (str, Path)):
         if count > 1 and "{index}" not in str(targets):
             raise ValueError(

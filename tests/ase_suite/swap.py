@@ -15,10 +15,14 @@ from nvdyn_ase.optimize.driver import AtomsDriver
 
 #: Modules of nvdyn_ase, and the classes in them that stand in for ASE's of the same name and path.
 FACADES = {
+    "optimize.bfgs": ["BFGS"],
+    "optimize.cellawarebfgs": ["CellAwareBFGS"],
     "optimize.fire": ["FIRE"],
     "optimize.fire2": ["FIRE2"],
     "optimize.lbfgs": ["LBFGS"],
     "optimize.mdmin": ["MDMin"],
+    "optimize.oldqn": ["GoodOldQuasiNewton"],
+    "optimize.rfo": ["RFO"],
     "md.andersen": ["Andersen"],
     "md.bussi": ["Bussi"],
     "md.langevin": ["Langevin"],

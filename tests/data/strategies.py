@@ -15,7 +15,7 @@ DTYPES = (
     *(torch.complex64, torch.complex128),
 )
 
-LEVELS = list(Level)
+LEVELS = [Level.NODE, Level.EDGE, Level.SYSTEM]  # at which a system by itself takes fields
 
 CELLS = {
     "molecule": (np.zeros((3, 3)), (False, False, False)),

@@ -51,10 +51,10 @@ def test_computed_once_when_first_read(batch, change):
 @pytest.mark.parametrize("level", list(Level))
 def test_any_level(level):
     batch = batch_of(2, 1, edges=2)
-    rows = {"node": 3, "edge": 4, "system": 2}[level]
+    rows = {"node": 3, "edge": 4, "system": 2, "block": 45}[level]
     batch.defer("w", lambda: torch.zeros(rows), level=level)
     assert batch.level("w") is level
-    assert batch[[1]]["w"].shape == ({"node": 1, "edge": 2, "system": 1}[level],)
+    assert batch[[1]]["w"].shape == ({"node": 1, "edge": 2, "system": 1, "block": 9}[level],)
     batch.defer("forces", lambda: torch.zeros(3, 3))
     assert batch.level("forces") is Level.NODE
     batch.add_key("u", torch.zeros(3))

@@ -66,7 +66,7 @@ def test_level_follows_the_field_and_not_its_size():
 
 def test_a_refused_field_leaves_no_trace(singles):
     for level in Level:
-        with pytest.raises(ValueError, match=r"'w' is (node|edge|system)-level"):
+        with pytest.raises(ValueError, match=r"'w' is (node|edge|system|block)-level"):
             singles.add_key("w", torch.zeros(7), level=level)
     assert "w" not in singles
     singles["w"] = torch.zeros(3, 1)
@@ -81,6 +81,7 @@ def test_add_key_whole_or_per_system(level, dtype):
         Level.NODE: batch.num_nodes_list,
         Level.EDGE: batch.num_edges_list,
         Level.SYSTEM: [1, 1, 1],
+        Level.BLOCK: [36, 0, 81],
     }[level]
     whole = any_bits((sum(sizes), 2), dtype, 1)
     batch.add_key("whole", whole, level=level)

@@ -13,10 +13,24 @@ from nvdyn_ase.dynamics.integrators.mtk import dilation_force, flow
 from nvdyn_ase.dynamics.integrators.mtk_flexible import along, matrix_flow, strain_force, with_trace
 from nvdyn_ase.dynamics.integrators.nose_hoover import Chain, bath, chain_step
 from nvdyn_ase.dynamics.integrators.nve import kick
+from nvdyn_ase.dynamics.optimizers.bfgs import newton_step
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
 from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2Constants, FIRE2State, fire2_step
-from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, learn, limited, newton_step
+from nvdyn_ase.dynamics.optimizers.gradient_descent import descent_step
+from nvdyn_ase.dynamics.optimizers.hessian import bfgs_update, multiple_of_one
+from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, learn, limited
+from nvdyn_ase.dynamics.optimizers.lbfgs import newton_step as lbfgs_step
 from nvdyn_ase.dynamics.optimizers.mdmin import MDMinState, mdmin_step
+from nvdyn_ase.dynamics.optimizers.oldqn import (
+    CHANGES,
+    TrustState,
+    factors,
+    judged,
+    trusted_step,
+)
+from nvdyn_ase.dynamics.optimizers.rfo import augmented, rational_step
+from nvdyn_ase.dynamics.spectra import spectrum
+from nvdyn_ase.dynamics.trust import brackets
 from tests.wells import Well, wells
 
 
@@ -35,7 +49,7 @@ def compare_lbfgs(batch) -> None:
     for scaled in (False, True):
         compare(learn, batch["positions"], forces, state, 100, scaled, *atoms, batch.ptr3)
     print("learn")
-    compare(newton_step, forces, state, *atoms)
+    compare(lbfgs_step, forces, state, *atoms)
     print("newton_step")
     compare(limited, forces, engine.state["maxstep"], engine.state["damping"], *atoms)
     print("limited")
@@ -67,6 +81,29 @@ def compare_barostats(row, matrix) -> None:
     print("limited")
 
 
+def compare_hessians() -> None:
+    """Compare the update rules of the methods with a Hessian, eigensolvers left out."""
+    random = torch.Generator().manual_seed(0)
+    s, y, forces = torch.randn(3, 2, 6, generator=random, dtype=torch.float64)
+    number, moved = torch.tensor([[0.4], [0.5]], dtype=torch.float64), torch.ones(2, 1).bool()
+    hessian = bfgs_update(multiple_of_one(number, 6), s, y, moved)
+    compare(bfgs_update, hessian, s, y, moved)
+    print("bfgs_update")
+    compare(newton_step, forces, *spectrum(hessian))
+    print("newton_step")
+    compare(augmented, hessian, forces, number)
+    compare(rational_step, *spectrum(augmented(hessian, forces, number)), number)
+    print("rational_step")
+    for change in CHANGES.values():
+        compare(change, hessian, s, y, moved)
+    trust = TrustState(number, number, number, number, moved)
+    for forcemin in (True, False):
+        compare(judged, 0.5 * number, trust, forcemin, *factors(number.device))
+    print("judged")
+    compare(trusted_step, forces, *spectrum(hessian), number, brackets(number.device))
+    print("trusted_step")
+
+
 def main() -> None:
     """Go through all update rules."""
     batch = wells(1.0, 2.0)
@@ -91,6 +128,10 @@ def main() -> None:
     limits, atoms = (engine.state["dt"], engine.state["maxstep"]), (batch.batch, batch.ptr)
     compare(mdmin_step, batch["forces"], state, *limits, *atoms, batch.ptr3)
     print("mdmin_step")
+    limits = engine.state["dt"], engine.state["maxstep"]
+    compare(descent_step, batch["forces"], *limits, *atoms)
+    print("descent_step")
+    compare_hessians()
     masses = batch["atomic_masses"].view(-1, 1)
     compare(kick, batch["velocities"], batch["forces"], masses, 0.1)
     print("kick")

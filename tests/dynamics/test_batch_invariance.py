@@ -6,15 +6,19 @@ import torch
 
 from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.dynamics import (
+    BFGS,
     FIRE,
     FIRE2,
     LBFGS,
     MTKNPT,
     NPH,
     NVE,
+    RFO,
     Andersen,
     Bussi,
     ConvergenceHook,
+    GoodOldQuasiNewton,
+    GradientDescent,
     IsotropicMTKNPT,
     Langevin,
     MaskedMTKNPT,
@@ -37,6 +41,16 @@ ENGINES = {
     "lbfgs": lambda: LBFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "lbfgs, as in ase": lambda: LBFGS(EMT(), scaled=False, memory=20),
     "mdmin": lambda: MDMin(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "bfgs": lambda: BFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "bfgs, endless": lambda: BFGS(EMT(), alpha=20.0),
+    "rfo": lambda: RFO(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.01)),
+    "good old quasi-newton": lambda: GoodOldQuasiNewton(
+        EMT(), diagonal=5.0, convergence_hook=ConvergenceHook.from_fmax(0.01)
+    ),
+    "powell": lambda: GoodOldQuasiNewton(EMT(), "Powell"),
+    "gradient descent": lambda: GradientDescent(
+        EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)
+    ),
     "nve": lambda: NVE(EMT(), dt=0.3),
     "andersen": lambda: Andersen(EMT(), 0.3, 300.0, 0.02, seed=7),
     "berendsen": lambda: NVTBerendsen(EMT(), 0.3, 300.0, 5.0),

@@ -3,7 +3,9 @@
 import ase.optimize
 import numpy as np
 import pytest
+from ase.io import read
 
+import nvdyn_ase.optimize
 from nvdyn_ase.optimize import LBFGS
 from nvdyn_ase.optimize.lbfgs import LBFGSLineSearch
 from nvdyn_ase.workflows import relax
@@ -66,18 +68,33 @@ def test_a_replayed_trajectory_is_as_in_ase(memory, tmp_path):
     np.testing.assert_allclose(parts.positions, whole.positions, atol=1e-12)
 
 
-def test_a_list_cannot_be_replayed(tmp_path):
-    path = str(tmp_path / "one.traj")
-    LBFGS(metals(1)[0], logfile=None, trajectory=path).run(steps=2)
-    with pytest.raises(TypeError, match="one Atoms at a time"):
-        LBFGS(metals(2), logfile=None).replay_trajectory(path)
+@pytest.mark.parametrize("method", ["LBFGS", "BFGS", "RFO"])
+@pytest.mark.parametrize("form", ["pattern", "names", "images"])
+def test_each_system_of_a_list_is_replayed(method, form, tmp_path):
+    ours, theirs = getattr(nvdyn_ase.optimize, method), getattr(ase.optimize, method)
+    structures, references = metals(3), metals(3)
+    names = [str(tmp_path / f"{index}.traj") for index in range(3)]
+    for atoms, reference, name in zip(structures, references, names, strict=True):
+        theirs(reference, logfile=None, trajectory=name).run(fmax=0, steps=6)
+        atoms.positions[:] = reference.positions
+        alone = theirs(reference, logfile=None)
+        alone.replay_trajectory(name)
+        alone.run(fmax=0, steps=5)
+    optimizer = ours(structures, logfile=None)
+    given = {"pattern": str(tmp_path / "{index}.traj"), "names": names}
+    optimizer.replay_trajectory(given[form] if form in given else [read(n, ":") for n in names])
+    optimizer.run(fmax=0, steps=5)
+    for atoms, reference in zip(structures, references, strict=True):
+        np.testing.assert_allclose(atoms.positions, reference.positions, atol=1e-12)
+    with pytest.raises(ValueError, match="2 trajectories for 3"):
+        optimizer.replay_trajectory(names[:2])
 
 
 def test_a_line_search_is_for_one_atoms(monkeypatch):
     for options in ({}, {"model": "emt"}):
         with pytest.raises(ValueError, match="one Atoms"):
             LBFGS(metals(2), use_line_search=True, **options)
-    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE2, LBFGS"):
+    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE2, .*LBFGS"):
         LBFGSLineSearch(metals(2))
     monkeypatch.setenv("NVDYN_ASE_ENGINE", "always")
     ours, theirs = metals(1)[0], metals(1)[0]

@@ -17,13 +17,18 @@ from nvdyn_ase.atoms import Result
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.md import Langevin, NoseHooverChainNVT, VelocityVerlet
-from nvdyn_ase.optimize import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.optimize import BFGS, FIRE, FIRE2, LBFGS, RFO, GoodOldQuasiNewton, MDMin
 from tests.systems import mixed, with_velocities
 
 FACADES = {
     "FIRE": lambda atoms, **options: FIRE(atoms, **{"logfile": None} | options),
     "FIRE2": lambda atoms, **options: FIRE2(atoms, **{"logfile": None} | options),
     "LBFGS": lambda atoms, **options: LBFGS(atoms, **{"logfile": None} | options),
+    "BFGS": lambda atoms, **options: BFGS(atoms, **{"logfile": None} | options),
+    "RFO": lambda atoms, **options: RFO(atoms, **{"logfile": None} | options),
+    "GoodOldQuasiNewton": lambda atoms, **options: GoodOldQuasiNewton(
+        atoms, **{"logfile": None} | options
+    ),
     "MDMin": lambda atoms, **options: MDMin(atoms, **{"logfile": None} | options),
     "VelocityVerlet": lambda atoms, **options: VelocityVerlet(atoms, timestep=0.2, **options),
     # Without noise, so that what is compared does not depend on it.

@@ -59,14 +59,13 @@ ONE = [
 
 @pytest.mark.parametrize("kind", ONE)
 def test_a_list_is_refused_with_who_takes_one(kind):
-    with pytest.raises(TypeError, match=rf"{kind.__name__} .*FIRE, FIRE2, LBFGS, MDMin of"):
+    with pytest.raises(TypeError, match=rf"{kind.__name__} .*BFGS, .*FIRE, FIRE2, .*MDMin of"):
         kind(metals(2))
 
 
-@pytest.mark.parametrize("kind", [k for k in ONE if k.__name__ != "CellAwareBFGS"])
+@pytest.mark.parametrize("kind", ONE)
 def test_one_atoms_is_relaxed_as_in_ase(kind):
     ours, theirs = metals(2)[1], metals(2)[1]
     kind(ours, logfile=None).run(fmax=0.1, steps=5)
     getattr(ase.optimize, kind.__name__)(theirs, logfile=None).run(fmax=0.1, steps=5)
-    # Not bit for bit: RFO's eigensolver starts at random.
     np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-10)

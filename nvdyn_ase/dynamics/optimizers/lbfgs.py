@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from nvdyn_ase.data import Batch, segment_dot, segment_sum
 from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
-from nvdyn_ase.dynamics.rows import largest_norm
+from nvdyn_ase.dynamics.rows import largest_norm, shortened
 from nvdyn_ase.models.base import BaseModelMixin
 
 # Slots are added to the histories so many at a time: each time copies them.
@@ -279,9 +279,7 @@ def limited(
     ptr
         Boundaries of the systems in rows.
     """
-    longest = largest_norm(step, ptr)
-    scale = torch.where(longest >= maxstep, maxstep / longest, 1.0)
-    return scale[system] * step * damping[system]
+    return shortened(step, largest_norm(step, ptr), maxstep, system) * damping[system]
 
 
 # ---------------------------------------------------------------- sums over atoms and over slots

@@ -37,10 +37,17 @@ class Optimizer(BaseDynamics):
             self._rows = Rows(batch)
         return self._rows
 
-    def new_state(self, batch: Batch, rows: dict[str, Tensor], system: dict[str, Tensor]) -> Batch:
-        """Return a state of the systems of a batch, with fields per row and per system."""
+    def new_state(
+        self,
+        batch: Batch,
+        rows: dict[str, Tensor],
+        system: dict[str, Tensor],
+        block: dict[str, Tensor] | None = None,
+    ) -> Batch:
+        """Return a state of the systems of a batch, with fields per row, system and matrix."""
         fields = {key: (Level.NODE, tensor) for key, tensor in rows.items()}
         fields |= {key: (Level.SYSTEM, tensor) for key, tensor in system.items()}
+        fields |= {key: (Level.BLOCK, tensor) for key, tensor in (block or {}).items()}
         return Batch(fields, self.rows(batch).num_nodes_list, device=batch.device)
 
     def follow(self, batch: Batch, state: Batch, kept: np.ndarray | None) -> None:
