@@ -21,7 +21,14 @@ from nvdyn_ase.dynamics.integrators import (
     NVTLangevin,
     VelocityVerlet,
 )
-from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.dynamics.optimizers import (
+    FIRE,
+    FIRE2,
+    LBFGS,
+    BFGSLineSearch,
+    LBFGSLineSearch,
+    MDMin,
+)
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
@@ -31,6 +38,7 @@ __all__ = [
     "LBFGS",
     "NVE",
     "Andersen",
+    "BFGSLineSearch",
     "BaseDynamics",
     "Bussi",
     "CellFilter",
@@ -40,6 +48,7 @@ __all__ = [
     "Hook",
     "HookStageEnum",
     "HostMemory",
+    "LBFGSLineSearch",
     "Langevin",
     "LoggingHook",
     "MDMin",

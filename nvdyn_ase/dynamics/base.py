@@ -81,6 +81,7 @@ class BaseDynamics(PerSystemParameters):
     _mutable_fields: ClassVar[tuple[str, ...]] = ("positions", "velocities")
     _writes_in_place: ClassVar[bool] = True
     _tries: ClassVar[bool] = False
+    _failure: ClassVar[str] = ""
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     def __init__(
@@ -148,6 +149,13 @@ class BaseDynamics(PerSystemParameters):
 
     def within_step(self, batch: Batch) -> Bool[Tensor, "B 1"] | None:
         """Return the systems that need another forward pass to end their step; None for nobody."""
+        return None
+
+    def failing(self, batch: Batch) -> Bool[Tensor, "B 1"] | None:
+        """Return the systems that the method cannot move on, after :meth:`pre_update`; or None.
+
+        They leave with ``Outcome.ERROR``, and ``_failure`` says why.
+        """
         return None
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
@@ -388,6 +396,9 @@ class BaseDynamics(PerSystemParameters):
             self.prime(batch)  # they may have moved atoms
         if type(self).pre_update is not BaseDynamics.pre_update:
             self._update(self.pre_update, batch)
+            failing = self.failing(batch)
+            if failing is not None:
+                self.retire(batch, failing.view(-1), Outcome.ERROR)
         self._fire(stage.AFTER_PRE_UPDATE, batch)
         self._evaluate(batch)
         self._fire(stage.BEFORE_POST_UPDATE, batch)
@@ -435,6 +446,14 @@ class BaseDynamics(PerSystemParameters):
         batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
         code = self._code(outcome, status)
         batch["outcome"] = torch.where(leaving.view(-1, 1), code, batch["outcome"])
+
+    def explain(self, batch: Batch) -> None:
+        """Note in ``host`` why systems failed that the method gave up; it waits for the device."""
+        if not self._failure:
+            return
+        failed = batch["outcome"].view(-1).cpu().numpy() == Outcome.ERROR
+        for row in np.flatnonzero(failed):
+            batch.host[row].setdefault("failure", self._failure)
 
     def _code(self, value: int, like: Tensor) -> Tensor:
         """Return a number on the device, made once: as a Python number it costs two operations."""

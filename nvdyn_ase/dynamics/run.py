@@ -124,4 +124,6 @@ class Run:
     def close(self) -> Batch:
         """Bring the user's batch and the engine's state up to date, and return the batch."""
         self.engine.show_last(self.batch, end=True)
-        return self.systems.finish()
+        batch = self.systems.finish()
+        self.engine.explain(batch)
+        return batch

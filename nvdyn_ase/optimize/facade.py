@@ -292,7 +292,9 @@ class EngineFacade(_Behind):
         """How each system stands: converged, steps, evaluations, energy, fmax, outcome, reason."""
         if self._driver is None:
             raise AttributeError("results are there for a list of Atoms, or with engine=True")
-        return Result.of_batch(self._driver.gather(), self._driver.atoms)
+        batch = self._driver.gather()
+        self._driver.engine.explain(batch)
+        return Result.of_batch(batch, self._driver.atoms)
 
     # ---------------------------------------------------------------- parameters
 

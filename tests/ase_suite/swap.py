@@ -15,9 +15,10 @@ from nvdyn_ase.optimize.driver import AtomsDriver
 
 #: Modules of nvdyn_ase, and the classes in them that stand in for ASE's of the same name and path.
 FACADES = {
+    "optimize.bfgslinesearch": ["BFGSLineSearch"],
     "optimize.fire": ["FIRE"],
     "optimize.fire2": ["FIRE2"],
-    "optimize.lbfgs": ["LBFGS"],
+    "optimize.lbfgs": ["LBFGS", "LBFGSLineSearch"],
     "optimize.mdmin": ["MDMin"],
     "md.andersen": ["Andersen"],
     "md.bussi": ["Bussi"],

@@ -11,9 +11,11 @@ from nvdyn_ase.dynamics import (
     LBFGS,
     NVE,
     Andersen,
+    BFGSLineSearch,
     Bussi,
     ConvergenceHook,
     Langevin,
+    LBFGSLineSearch,
     MDMin,
     NVTBerendsen,
 )
@@ -30,6 +32,11 @@ ENGINES = {
     "abc-fire, endless": lambda: FIRE2(EMT(), use_abc=True, dtmax=2.0, Nmin=3),
     "lbfgs": lambda: LBFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "lbfgs, as in ase": lambda: LBFGS(EMT(), scaled=False, memory=20),
+    "lbfgs line search": lambda: LBFGSLineSearch(
+        EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)
+    ),
+    "lbfgs line search, as in ase, endless": lambda: LBFGSLineSearch(EMT(), scaled=False),
+    "bfgs line search, endless": lambda: BFGSLineSearch(EMT()),
     "mdmin": lambda: MDMin(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "nve": lambda: NVE(EMT(), dt=0.3),
     "andersen": lambda: Andersen(EMT(), 0.3, 300.0, 0.02, seed=7),

@@ -15,12 +15,15 @@ from nvdyn_ase.dynamics import (
     LBFGS,
     NVE,
     Andersen,
+    BFGSLineSearch,
     Bussi,
     ConvergenceHook,
     Langevin,
+    LBFGSLineSearch,
     MDMin,
     NVTBerendsen,
 )
+from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from tests.wells import wells
 
@@ -52,16 +55,20 @@ class Still(BaseModelMixin):
 
 
 def operations(engine, batch, steps=10):
-    """Count the leaf operations per step of a run that is long under way."""
+    """Count the leaf operations per forward pass of a run that is long under way."""
 
-    def counted(n_steps):
+    def counted(forwards):
+        run = Run(engine, batch, n_steps=10**9)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            engine.run(batch, n_steps=n_steps)
+            for _ in range(forwards):
+                run.settle()
+                run.advance()
+        run.close()
         leaves = (e for e in profiler.events() if not e.cpu_children)
         names = (e.name.removeprefix("aten::") for e in leaves if e.name.startswith("aten::"))
         return Counter(name for name in names if name not in VIEWS)
 
-    engine.run(batch, n_steps=3)
+    counted(3)
     short, long = counted(5), counted(5 + steps)
     return {name: (long[name] - short[name]) / steps for name in long if long[name] > short[name]}
 
@@ -90,6 +97,8 @@ ENGINES = {
     "fire2": (80, FIRE2),
     "abc-fire": (80, lambda model: FIRE2(model, use_abc=True)),
     "lbfgs": (100, LBFGS),
+    "lbfgs line search": (150, LBFGSLineSearch),
+    "bfgs line search": (150, BFGSLineSearch),
     "mdmin": (60, MDMin),
     "lbfgs, as in ase": (100, lambda model: LBFGS(model, scaled=False)),
     "lbfgs with a short memory": (100, lambda model: LBFGS(model, memory=3)),
