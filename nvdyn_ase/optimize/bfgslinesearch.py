@@ -13,6 +13,8 @@ from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.line_search import SearchAttribute, SearchingFacade
 from nvdyn_ase.optimize.one_at_a_time import refuse_several
 
+_LEARNER: Any = ase.optimize.bfgslinesearch.BFGSLineSearch
+
 
 class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch):
     """BFGS with a line search, as ``ase.optimize.BFGSLineSearch``, for one Atoms or a list of them.
@@ -107,21 +109,30 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
     @H.setter
     def H(self, value: Any) -> None:
         self.__dict__["H"] = value
+        if self._driver is not None and value is not None:
+            self._driver.close()
+            entries = [np.ravel(own) for own in ([value] if self._single else value)]
+            self._put({"H": np.concatenate(entries)})
 
     def reset(self) -> None:
         """Forget what was learned."""
         super().reset()
         if self._driver is not None:
-            self._driver.close()
-            state = self._driver.state()
-            self._put({"H": np.concatenate([np.eye(3 * n).ravel() for n in state.num_nodes_list])})
+            own = [np.eye(len(H)) for H in ([self.H] if self._single else self.H)]
+            self.H = own[0] if self._single else own
+            self._forget_search()
 
     def _put(self, fields: dict[str, Any]) -> None:
-        """Write into the engine's state, as if there had been no search yet."""
+        """Write into the engine's state."""
         assert self._driver is not None
         state = self._driver.state()
         for key, array in fields.items():
             state[key] = torch.as_tensor(np.reshape(array, state[key].shape)).to(state[key])
+
+    def _forget_search(self) -> None:
+        """Learn nothing from the last step."""
+        assert self._driver is not None
+        state = self._driver.state()
         state["search"] = torch.zeros_like(state["search"])
 
     # ---------------------------------------------------------------- restart
@@ -139,6 +150,7 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
 
     def _take(self, r0: np.ndarray, g0: np.ndarray, H: np.ndarray) -> None:
         self._put({"last_coordinates": r0, "last_forces": -np.asarray(g0), "H": H})
+        self._forget_search()
 
     def replay_trajectory(self, traj: Any) -> None:
         """Learn from an old trajectory of one Atoms."""
@@ -146,8 +158,7 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
             super().replay_trajectory(traj)
             return
         refuse_several(self.atoms, "replay_trajectory")
-        kind: Any = ase.optimize.bfgslinesearch.BFGSLineSearch
-        learner = kind(self.atoms, logfile=None, alpha=self.alpha)
+        learner = _LEARNER(self.atoms, logfile=None, alpha=self.alpha)
         learner.replay_trajectory(traj)
         if learner.H is None:
             return

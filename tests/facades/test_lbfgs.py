@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from nvdyn_ase.optimize import LBFGS
-from nvdyn_ase.optimize.lbfgs import LBFGSLineSearch
 from nvdyn_ase.workflows import relax
 from tests.facades.test_lists import metals
 
@@ -71,19 +70,6 @@ def test_a_list_cannot_be_replayed(tmp_path):
     LBFGS(metals(1)[0], logfile=None, trajectory=path).run(steps=2)
     with pytest.raises(TypeError, match="one Atoms at a time"):
         LBFGS(metals(2), logfile=None).replay_trajectory(path)
-
-
-def test_a_line_search_is_for_one_atoms(monkeypatch):
-    for options in ({}, {"model": "emt"}):
-        with pytest.raises(ValueError, match="one Atoms"):
-            LBFGS(metals(2), use_line_search=True, **options)
-    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE2, LBFGS"):
-        LBFGSLineSearch(metals(2))
-    monkeypatch.setenv("NVDYN_ASE_ENGINE", "always")
-    ours, theirs = metals(1)[0], metals(1)[0]
-    assert LBFGS(ours, use_line_search=True, logfile=None).run(fmax=0.01)
-    assert ase.optimize.LBFGSLineSearch(theirs, logfile=None).run(fmax=0.01)
-    assert np.array_equal(ours.positions, theirs.positions)
 
 
 def test_streams_find_it_by_name():
