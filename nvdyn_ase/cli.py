@@ -142,6 +142,19 @@ def _add_relax(commands: Any) -> None:
         help="parameter of the optimizer, as maxstep=0.1; may be repeated",
     )
     method.add_argument(
+        "--cell-filter",
+        metavar="NAME",
+        help="relax the cells too, with this class of nvdyn_ase.filters, as FrechetCellFilter",
+    )
+    method.add_argument(
+        "--filter-option",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="KEY=VALUE",
+        help="parameter of the filter, as scalar_pressure=0.01; may be repeated",
+    )
+    method.add_argument(
         "--batch-size",
         type=_batch_size,
         default="auto",

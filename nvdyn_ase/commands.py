@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -13,6 +14,7 @@ import ase.io
 import torch
 from ase.io.formats import UnknownFileTypeError
 
+import nvdyn_ase.filters
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.output import OutputError, result_file
@@ -80,12 +82,27 @@ def _results(
             optimizer=arguments.optimizer,
             fmax=arguments.fmax,
             steps=arguments.steps,
+            cell_filter=_cell_filter(arguments.cell_filter, dict(arguments.filter_option)),
             batch_size=arguments.batch_size,
             progress=progress,
             **dict(arguments.option),
         )
     except (TypeError, ValueError) as error:
         raise CommandError(_one_line(error)) from error
+
+
+def _cell_filter(name: str | None, options: dict[str, Any]) -> Any:
+    """Return what ``relax`` takes: a name, or a function that puts the filter on."""
+    if not options:
+        return name
+    if name not in nvdyn_ase.filters.__all__:
+        raise CommandError("--filter-option needs the name of a filter in --cell-filter")
+    kind = partial(getattr(nvdyn_ase.filters, name), **options)
+    try:
+        kind(ase.Atoms("H", cell=[1.0, 1.0, 1.0], pbc=True))
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"{name}: {_one_line(error)}") from error
+    return kind
 
 
 def _read(names: list[str], form: str | None) -> Iterator[ase.Atoms]:

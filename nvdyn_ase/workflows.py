@@ -3,14 +3,16 @@
 import math
 import operator
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import ase
 
+import nvdyn_ase.filters
 import nvdyn_ase.optimize
 from nvdyn_ase.atoms import Result, partition, unwrapped
+from nvdyn_ase.atoms.filters import why_not
 from nvdyn_ase.calculators import CalculatorModel, unsupported
 from nvdyn_ase.calculators.choosing import interchangeable
 from nvdyn_ase.data import StructureError
@@ -36,6 +38,7 @@ def relax(
     optimizer: str | type[OptimizerFacade] = "FIRE",
     fmax: float = 0.05,
     steps: int = 500,
+    cell_filter: str | Callable[[ase.Atoms], Any] | None = None,
     batch_size: int | str = "auto",
     progress: bool | str = True,
     **optimizer_options: Any,
@@ -65,6 +68,10 @@ def relax(
         A structure is done when its largest force is below this, eV/Å.
     steps
         At most so many for each structure.
+    cell_filter
+        Relax the cells too: the name of a class in ``nvdyn_ase.filters``, as
+        ``"FrechetCellFilter"``, the class, or a function that puts a filter on an Atoms, as
+        ``functools.partial(FrechetCellFilter, scalar_pressure=0.01)``.
     batch_size
         Structures in a batch. With ``"auto"``, as many as make up 16384 atoms on the CPU, 65536 on
         a GPU, and 512 where a calculator has no batched equal and is called structure by structure.
@@ -86,7 +93,8 @@ def relax(
     TypeError
         ``structures`` is a single Atoms or a file name; an option that the optimizer does not have.
     ValueError
-        An argument out of its range; an optimizer that does not exist. Both at the call.
+        An argument out of its range; an optimizer or filter that does not exist; a filter, and a
+        model that gives no stress. All at the call.
     """
     _check_stream(structures)
     method = _optimizer_class(optimizer)
@@ -94,10 +102,12 @@ def relax(
     relaxation = _Relaxation(
         method,
         None if model is None else as_model(model),
+        _filter(cell_filter),
         _positive("fmax", fmax),
         _at_least("steps", steps, 0),
         optimizer_options,
     )
+    relaxation.check_stress()
     capacity = _Capacity(batch_size, relaxation.model)
     bar = Bar(structures, progress)
     return _stream(_batches(structures, capacity), relaxation, bar)
@@ -127,9 +137,17 @@ class _Relaxation(NamedTuple):
 
     method: type[OptimizerFacade]
     model: BaseModelMixin | None
+    cell_filter: Callable[[ase.Atoms], Any] | None
     fmax: float
     steps: int
     options: dict[str, Any]
+
+    def check_stress(self) -> None:
+        """Raise ValueError if cells are to move and the model has no stress."""
+        model = self.model
+        if self.cell_filter is None or model is None or model.model_card.supports_stress:
+            return
+        raise ValueError(f"{type(model).__name__} gives no stress, which cell_filter= needs")
 
     def of_batch(self, batch: Sequence[Any], start: int, bar: Bar) -> list[Result]:
         """Relax the structures that can be used; return the results of all, in order.
@@ -157,7 +175,13 @@ class _Relaxation(NamedTuple):
                 reasons[row] = f"it is the same object as structure {start + place}; give copies"
             elif self.model is None and batch[row].calc is None:
                 reasons[row] = "it has no calculator; give it one, or all a model="
+            elif (problem := why_not(self._item(batch[row]))) is not None:
+                reasons[row] = problem
         return reasons
+
+    def _item(self, atoms: ase.Atoms) -> Any:
+        """Return what is moved: the Atoms, or a filter on it."""
+        return atoms if self.cell_filter is None else self.cell_filter(atoms)
 
     def _groups(self, batch: Sequence[ase.Atoms], rows: list[int]) -> list[list[int]]:
         """Put together what one model can do, so that nobody's company decides which it is."""
@@ -193,7 +217,8 @@ class _Relaxation(NamedTuple):
         """Relax; if that raises, return the failure of the first."""
         optimizer = None
         try:
-            optimizer = self.method(systems, model=self.model, logfile=None, **self.options)
+            items = [self._item(atoms) for atoms in systems]
+            optimizer = self.method(items, model=self.model, logfile=None, **self.options)
             bar.watch(optimizer.engine, len(systems))
             optimizer.run(fmax=self.fmax, steps=self.steps)
             return optimizer.results
@@ -330,6 +355,15 @@ def _optimizer_class(optimizer: Any) -> type[OptimizerFacade]:
     raise ValueError(
         f"there is no optimizer {optimizer!r} for many structures; there are {', '.join(known)}"
     )
+
+
+def _filter(cell_filter: Any) -> Callable[[ase.Atoms], Any] | None:
+    if not isinstance(cell_filter, str):
+        return cell_filter
+    known = [name for name in nvdyn_ase.filters.__all__ if name != "Filter"]
+    if cell_filter in known:
+        return getattr(nvdyn_ase.filters, cell_filter)
+    raise ValueError(f"there is no cell filter {cell_filter!r}; there are {', '.join(known)}")
 
 
 #: Options of a facade that name files or belong to relax itself.

@@ -156,6 +156,20 @@ def test_options_of_the_optimizer(run):
     assert fast < slow
 
 
+def test_cells_can_be_relaxed_too(run):
+    write("in.extxyz", [bulk("Cu", a=3.7), bulk("Ni", a=3.4)])
+    line = "relax in.extxyz -o out.extxyz --model emt --fmax 0.001 --cell-filter FrechetCellFilter"
+    assert run(line)[0] == 0
+    volumes = [atoms.get_volume() for atoms in ase.io.read("out.extxyz", ":")]
+    assert volumes == pytest.approx([11.57, 10.59], abs=0.1)
+    line += " --filter-option scalar_pressure=0.1 --overwrite"
+    assert run(line)[0] == 0
+    assert [a.get_volume() for a in ase.io.read("out.extxyz", ":")] < volumes
+    code, _, err = run("relax in.extxyz -o o.extxyz --model emt --filter-option scalar_pressure=1")
+    assert code == 2
+    assert "--cell-filter" in err
+
+
 def test_batch_size_does_not_show_in_the_output(run):
     write("in.traj", mixed(5))
     for size in ("1", "3", "auto"):

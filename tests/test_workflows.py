@@ -2,6 +2,7 @@ import gc
 import itertools
 import math
 import weakref
+from functools import partial
 
 import ase
 import numpy as np
@@ -13,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE as ASE_FIRE
 
 from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.filters import FrechetCellFilter, UnitCellFilter
 from nvdyn_ase.optimize import FIRE
 from nvdyn_ase.workflows import Result, Summary, relax
 from tests.systems import argon, mixed
@@ -88,6 +90,35 @@ def test_no_steps_is_an_evaluation():
         assert result.steps == 0
         assert result.evaluations == 1
         assert math.isfinite(result.energy)
+
+
+@pytest.mark.parametrize(
+    "cell_filter", ["FrechetCellFilter", partial(UnitCellFilter, scalar_pressure=0.02)]
+)
+def test_cells_are_relaxed_as_in_ase(cell_filter):
+    structures = [bulk(metal) * (1, 1, 2) for metal in ("Cu", "Au", "Ni")]
+    for seed, atoms in enumerate(structures):
+        atoms.set_cell(atoms.cell * 1.04, scale_atoms=True)
+        atoms.rattle(0.03, seed=seed)
+    alone = [atoms.copy() for atoms in structures]
+    molecules = [molecule("CO")]
+    results = list(relax(structures + molecules, EMT(), fmax=0.01, cell_filter=cell_filter))
+    kind = FrechetCellFilter if isinstance(cell_filter, str) else cell_filter
+    for result, reference in zip(results[:3], alone, strict=True):
+        reference.calc = EMT()
+        optimizer = ASE_FIRE(kind(reference), logfile=None)
+        optimizer.run(fmax=0.01, steps=500)
+        assert (result.converged, result.steps) == (True, optimizer.nsteps)
+        np.testing.assert_allclose(result.atoms.cell, reference.cell, atol=1e-8)
+    assert results[3].outcome is Outcome.REJECTED
+    assert "three cell vectors" in results[3].reason
+
+
+def test_a_cell_filter_needs_a_stress_and_a_name():
+    with pytest.raises(ValueError, match="gives no stress"):
+        relax([bulk("Cu")], Well(), cell_filter="FrechetCellFilter")
+    with pytest.raises(ValueError, match="no cell filter 'frechet'; there are ExpCellFilter"):
+        relax([bulk("Cu")], EMT(), cell_filter="frechet")
 
 
 def test_steps_used_up_is_not_a_failure():

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.cell_filters import collapsed
 from nvdyn_ase.dynamics.outcome import Outcome
 
 
@@ -61,6 +62,7 @@ class Result:
         """
         keys = ("steps", "evaluations", "energy", "fmax", "outcome")
         columns = {key: _column(batch, key) for key in keys}
+        lost = collapsed(batch)
         results = []
         for row, system in enumerate(atoms):
             outcome = Outcome(int(columns["outcome"][row]))
@@ -74,7 +76,7 @@ class Result:
                     energy=float(columns["energy"][row]),
                     fmax=float(columns["fmax"][row]),
                     outcome=outcome,
-                    reason=_reason(outcome, system, batch.host[row]) if outcome.failed else "",
+                    reason=_reason(outcome, system, batch.host[row], bool(lost[row])),
                 )
             )
         return results
@@ -86,7 +88,14 @@ def _column(batch: Batch, key: str) -> np.ndarray:
     return batch[key].detach().view(-1).cpu().numpy()
 
 
-def _reason(outcome: Outcome, atoms: ase.Atoms, host: Mapping[str, Any]) -> str:
+def _reason(outcome: Outcome, atoms: ase.Atoms, host: Mapping[str, Any], lost: bool) -> str:
+    if not outcome.failed:
+        return ""
+    if lost:
+        return (
+            "its cell collapsed or turned inside out; start from a better cell, or take a smaller "
+            "maxstep, dt or pressure"
+        )
     if "failure" in host:
         return str(host["failure"])
     if outcome is Outcome.NAN:

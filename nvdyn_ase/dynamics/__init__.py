@@ -28,6 +28,7 @@ from nvdyn_ase.dynamics.optimizers import (
     BFGSLineSearch,
     LBFGSLineSearch,
     MDMin,
+    Optimizer,
 )
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -56,6 +57,7 @@ __all__ = [
     "NVTLangevin",
     "NaNDetectorHook",
     "NeighborListHook",
+    "Optimizer",
     "Outcome",
     "ProgressHook",
     "SnapshotHook",

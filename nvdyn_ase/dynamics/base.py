@@ -343,8 +343,12 @@ class BaseDynamics(PerSystemParameters):
         """Look the constraints of the batch up again, because somebody may have changed them."""
         self._constraints = self._fmax_source = None
 
+    def coordinates(self, batch: Batch) -> Float[Tensor, "V 3"]:
+        """Return what is moved, Å."""
+        return batch["positions"]
+
     def forces(self, batch: Batch) -> Float[Tensor, "V 3"]:
-        """Return the forces with constraints applied, as an optimizer sees them, eV/Å."""
+        """Return the forces on it with constraints applied, as an optimizer sees them, eV/Å."""
         return self.constraints(batch).forces(batch)
 
     def largest_force(self, batch: Batch) -> Float[Tensor, "B 1"]:

@@ -37,6 +37,9 @@ CELL_FIELDS = (
     *("hydrostatic_strain", "constant_volume", "scalar_pressure", "strain"),
 )
 
+#: A cell that shrinks to less than this share of its first volume, or turns inside out, is lost.
+COLLAPSED = 1e-3
+
 
 def filter_cells(
     batch: Batch,
@@ -139,6 +142,16 @@ def put_rows(batch: Batch, key: str, rows: np.ndarray, value: Any) -> None:
             f"{key}: shape {tuple(new.shape)} for {len(rows)} systems; give one value or one each"
         ) from None
     batch[key] = batch[key].index_copy(0, torch.from_numpy(rows).to(batch.device), new)
+
+
+def collapsed(batch: Batch) -> np.ndarray:
+    """Return which systems lost the cell that optimizers moved, (B,) bool, on the host."""
+    if "cell_filter" not in batch:
+        return np.zeros(len(batch), bool)
+    moving = batch["cell_filter"].view(-1).cpu().numpy() != CellFilter.NONE
+    now, orig = (np.linalg.det(batch[key].cpu().numpy()) for key in ("cell", "orig_cell"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return moving & ~(now / orig > COLLAPSED)
 
 
 def full_mask(mask: Any) -> np.ndarray:

@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics.cell_filters import CellFilter, voigt
+from nvdyn_ase.dynamics.cell_filters import COLLAPSED, CellFilter, voigt
 from nvdyn_ase.dynamics.matrices import exponential, exponential_derivative, inverse, logarithm
 
 Matrices = Float[Tensor, "N 3 3"]
 Numbers = Float[Tensor, "N 1 1"]
+OfOneKind = Float[Tensor, "K 3 3"]
 
 
 class Subset:
@@ -52,7 +53,7 @@ class Deformation(NamedTuple):
     F: Matrices
     inverse: Matrices
     log: Matrices | None
-    volume: Numbers
+    determinant: Numbers
 
 
 class DeformedCells:
@@ -88,7 +89,7 @@ class DeformedCells:
         self._constant_volume = _unless(False, self._matrix(batch, "constant_volume"))
         self._known: tuple[Tensor, int, Deformation] | None = None
 
-    def _matrix(self, batch: Batch, key: str) -> Numbers:
+    def _matrix(self, batch: Batch, key: str) -> Shaped[Tensor, "N 1 1"]:
         return self.systems.of(batch[key]).unsqueeze(2)
 
     def deformation(self, batch: Batch) -> Deformation:
@@ -102,18 +103,16 @@ class DeformedCells:
         F = (self._orig_inverse @ cell).transpose(1, 2)
         if len(self._frechet) or len(self._exp):
             log = logarithm(F)
-            return Deformation(F, log.inverse, log.matrix, self._volume(log.determinant))
+            return Deformation(F, log.inverse, log.matrix, log.determinant)
         found = inverse(F)
-        return Deformation(F, found.matrix, None, self._volume(found.determinant))
-
-    def _volume(self, determinant: Numbers) -> Numbers:
-        return determinant.abs() * self._orig_volume
+        return Deformation(F, found.matrix, None, found.determinant)
 
     def energy(self, batch: Batch, energy: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
         """Return the energy with pressure times volume, eV."""
         if self._pressure is None:
             return energy
-        work = (self._pressure * self.deformation(batch).volume).view(-1, 1)
+        volume = self._orig_volume * self.deformation(batch).determinant
+        work = (self._pressure * volume).view(-1, 1)
         return self.systems.into(energy, self.systems.of(energy) + work)
 
     def transformed(
@@ -148,11 +147,11 @@ class DeformedCells:
     # ---------------------------------------------------------------- forces
 
     def forces(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Matrices:
-        """Return the forces on the coordinates of the cells."""
+        """Return the forces on the coordinates of the cells, NaN where a cell has collapsed."""
         now, rows = self.deformation(batch), self.systems.of(stress)
         if self._pressure is not None:
             rows = rows + self._pressure * self._one
-        virial = -now.volume * rows
+        virial = -self._orig_volume * now.determinant * rows
         rows = virial
         if len(self._unit_cell):
             rows = self._unit_cell.into(rows, self._unit_cell_forces(now, virial))
@@ -160,14 +159,15 @@ class DeformedCells:
             rows = self._frechet.into(rows, self._frechet_forces(now, virial))
         if len(self._exp):
             rows = self._exp.into(rows, self._exp_forces(now, virial))
-        return self._traceless(rows) / self._factor
+        rows = self._traceless(rows) / self._factor
+        return torch.where(now.determinant > COLLAPSED, rows, torch.nan)
 
-    def _unit_cell_forces(self, now: Deformation, virial: Matrices) -> Matrices:
+    def _unit_cell_forces(self, now: Deformation, virial: Matrices) -> OfOneKind:
         """Return the derivative with respect to the deformation."""
         gradient = virial @ now.inverse.transpose(1, 2)
         return self._unit_cell.of(self._allowed(gradient))
 
-    def _frechet_forces(self, now: Deformation, virial: Matrices) -> Matrices:
+    def _frechet_forces(self, now: Deformation, virial: Matrices) -> OfOneKind:
         """Return the derivative with respect to the logarithm of the deformation."""
         assert now.log is not None
         gradient = self._allowed(virial) @ now.inverse.transpose(1, 2)
@@ -175,7 +175,7 @@ class DeformedCells:
         # ASE asks for the change along each element; the transposed map takes all at once.
         return exponential_derivative(log.transpose(1, 2), gradient)
 
-    def _exp_forces(self, now: Deformation, virial: Matrices) -> Matrices:
+    def _exp_forces(self, now: Deformation, virial: Matrices) -> OfOneKind:
         """Return the force that ASE's ``ExpCellFilter`` takes: the virial, unless it is far off."""
         assert now.log is not None
         plain = self._exp.of(self._allowed(virial))
@@ -216,6 +216,7 @@ class StrainedCells:
         self.atoms = _atoms_of(batch, mask)
         self.orig = self.systems.of(batch["orig_cell"])
         self._mask = voigt(self.systems.of(batch["cell_mask"]))
+        self._orig_determinant = inverse(self.orig).determinant
         self._one = torch.eye(3, dtype=self.orig.dtype, device=batch.device)
         self._full = torch.tensor([0, 5, 4, 5, 1, 3, 4, 3, 2], device=batch.device)
 
@@ -233,9 +234,11 @@ class StrainedCells:
         return self._one + full * (0.5 + 0.5 * self._one)
 
     def forces(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Float[Tensor, "S 6"]:
-        """Return the forces on the strains: minus volume times stress."""
-        volume = inverse(self.systems.of(batch["cell"])).determinant.abs()
-        return -volume.view(-1, 1) * (voigt(self.systems.of(stress)) * self._mask)
+        """Return the forces on the strains, minus volume times stress; see ``DeformedCells``."""
+        determinant = inverse(self.systems.of(batch["cell"])).determinant
+        rows = -determinant.abs().view(-1, 1) * (voigt(self.systems.of(stress)) * self._mask)
+        whole = determinant / self._orig_determinant > COLLAPSED
+        return torch.where(whole.view(-1, 1), rows, torch.nan)
 
 
 def _atoms_of(batch: Batch, mask: np.ndarray) -> Bool[Tensor, "V 1"]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ase
 import numpy as np
 from ase import units
 from ase.md.md import MolecularDynamics, process_temperature
@@ -29,6 +30,13 @@ class MolecularDynamicsFacade(EngineFacade):
         )
         if several and logfile is not None:
             self._attach_table(logfile, options.get("loginterval", 1))
+
+    @staticmethod
+    def _why_not(item: Any) -> str | None:
+        """Say why the engine cannot move a thing; None if it can."""
+        if isinstance(item, ase.Atoms):
+            return None
+        return f"a {type(item).__name__} is not an Atoms"
 
     @staticmethod
     def _process_temperature(temperature: Any, temperature_K: Any, orig_unit: str) -> Any:

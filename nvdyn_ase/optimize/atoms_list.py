@@ -20,12 +20,12 @@ class AtomsList(Optimizable):
     Parameters
     ----------
     systems
-        The user's Atoms.
+        The user's Atoms, or filters on them.
     driver
         Where the numbers come from; None while the facade is being made.
     """
 
-    def __init__(self, systems: Sequence[ase.Atoms], driver: "AtomsDriver | None" = None) -> None:
+    def __init__(self, systems: Sequence[Any], driver: "AtomsDriver | None" = None) -> None:
         self.systems = systems
         self._driver = driver
         self._starts = np.cumsum([0, *(len(atoms) for atoms in systems)])[:-1]
@@ -43,15 +43,16 @@ class AtomsList(Optimizable):
         return 3 * sum(len(atoms) for atoms in self.systems)
 
     def get_x(self) -> np.ndarray:
-        """Return the positions, flat, Å."""
-        return self.driver.gather()["positions"].detach().cpu().numpy().ravel().copy()
+        """Return the positions, flat, Å, or what filters make of them."""
+        batch = self.driver.gather()
+        return self.driver.engine.coordinates(batch).detach().cpu().numpy().ravel().copy()
 
     def set_x(self, x: np.ndarray) -> None:
         """Set the positions, flat, Å."""
         self.driver.synchronise()
         rows = np.reshape(x, (-1, 3))
-        for start, atoms in zip(self._starts, self.systems, strict=True):
-            atoms.set_positions(rows[start : start + len(atoms)])
+        for start, item in zip(self._starts, self.systems, strict=True):
+            item.set_positions(rows[start : start + len(item)])
         self.driver.take_up_changes()
 
     def get_gradient(self) -> np.ndarray:
@@ -81,7 +82,7 @@ class AtomsList(Optimizable):
     def iterimages(self) -> Iterator[ase.Atoms]:
         """Iterate over the Atoms."""
         self.driver.synchronise()
-        return iter(self.systems)
+        return iter(self.driver.atoms)
 
     # ---------------------------------------------------------------- as MolecularDynamics asks
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
+from nvdyn_ase.atoms.filters import Filters, filtered
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import BaseDynamics, ConvergenceHook, Outcome
 from nvdyn_ase.dynamics.lifecycle import close_run
@@ -25,8 +26,8 @@ class AtomsDriver:
 
     Parameters
     ----------
-    atoms
-        The user's objects; they are written to in place.
+    items
+        The user's Atoms, or filters on them; they are written to in place.
     engine
         What moves them.
     foreign
@@ -35,17 +36,22 @@ class AtomsDriver:
 
     Attributes
     ----------
+    items, atoms
+        What the user gave, and the Atoms, also those behind filters.
     batch
         All systems in the user's order; behind the run while one is open.
     """
 
     def __init__(
-        self, atoms: Sequence[ase.Atoms], engine: BaseDynamics, foreign: Sequence[ase.Atoms] = ()
+        self, items: Sequence[Any], engine: BaseDynamics, foreign: Sequence[ase.Atoms] = ()
     ) -> None:
-        self.atoms = list(atoms)
+        self.items = list(items)
+        self.atoms = [filtered(item) for item in items]
         self.engine = engine
         self._foreign = list(foreign)
         self.batch = batch_from_atoms(self.atoms, copy_constraints=False).to(engine.device)
+        self._filters = Filters(items)
+        self._filters.put(self.batch)
         self._run: Run | None = None
         self._stale = False
         self._gathered = False
@@ -94,7 +100,15 @@ class AtomsDriver:
             self.advance()
 
     def use_forces(self, forces: np.ndarray) -> None:
-        """Take these for the forces at the present positions, (V, 3), eV/Å."""
+        """Take these for the forces at the present positions, (V, 3), eV/Å.
+
+        Raises
+        ------
+        ValueError
+            Some structure has a filter, which knows of other forces.
+        """
+        if self._filters:
+            raise ValueError("step(forces) does not go with filters in the engine; call step()")
         self.close()
         old = self.gather()["forces"]
         self.batch["forces"] = torch.as_tensor(np.reshape(forces, old.shape)).to(old)
@@ -162,6 +176,7 @@ class AtomsDriver:
         while results and self._foreign:
             self._foreign.pop().calc = None
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
+        self._filters.write(self.batch)
         self._stale = False
 
     def take_up_changes(self) -> None:
@@ -169,9 +184,10 @@ class AtomsDriver:
         if self._stale:
             return
         changes = read_back(self.atoms, self._gather())
-        if changes.constraints:
+        filters = bool(self._filters) and self._filters.take_up(self.batch)
+        if changes.constraints or filters:
             self.engine.forget_constraints()
-        if len(changes):
+        if len(changes) or filters:
             # The changes are in the batch of all systems: what was split off it is out of date.
             self._discard()
             self.reopen_failed(changes.rows)

@@ -8,6 +8,7 @@ import ase
 import numpy as np
 
 from nvdyn_ase.atoms import Result, unwrapped
+from nvdyn_ase.atoms.filters import filtered, why_not
 from nvdyn_ase.calculators import CalculatorModel, model_for
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
@@ -100,35 +101,71 @@ class EngineFacade(_Behind):
         **options: Any,
     ) -> None:
         """Choose who runs, and call ASE's constructor."""
-        name = type(self).__name__
-        systems = systems_for_engine(atoms, model, engine, name)
+        items = self._for_engine(atoms, model, engine)
         several = isinstance(atoms, (list, tuple))
         files = {"trajectory": trajectory, "append_trajectory": append_trajectory}
-        if systems is None:
+        if items is None:
             super().__init__(atoms, **files, **options)
             return
+        systems = [filtered(item) for item in items]
         self._single = not several
         if model is None:
             self._calculators = SeenCalculators(systems)
         foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
         model = model_for(systems, model)
         if several:
-            super().__init__(AtomsList(systems), **options)
+            super().__init__(AtomsList(items), **options)
         else:
-            super().__init__(systems[0], **files, **options)
-        self.atoms = list(systems) if several else systems[0]
+            super().__init__(items[0], **files, **options)
+        self.atoms = list(items) if several else items[0]
         made = self._make_engine(model)
         for hook in self._hooks:
             made.register_hook(hook())
-        self._driver = AtomsDriver(systems, made, foreign)
+        self._driver = AtomsDriver(items, made, foreign)
         self._prepare(model)
-        self.optimizable = AtomsList(systems, self._driver)
+        self.optimizable = AtomsList(items, self._driver)
         if several and trajectory is not None:
             self._attach_trajectories(trajectory, append_trajectory, options)
 
+    def _for_engine(self, atoms: Any, model: Any, engine: bool | None) -> Sequence[Any] | None:
+        """Return what an engine is to move, or None if ASE's own code is to run.
+
+        Raises
+        ------
+        ValueError
+            An empty list.
+        TypeError
+            A list of something that an engine cannot move.
+        """
+        name = type(self).__name__
+        if isinstance(atoms, (list, tuple)):
+            if not atoms:
+                raise ValueError(f"{name} was given an empty list; give it one Atoms or more")
+            for index, item in enumerate(atoms):
+                if (reason := self._why_not(item)) is not None:
+                    raise TypeError(
+                        f"{name} cannot take item {index} in a list: {reason}. It is taken alone: "
+                        f"{name}(item)"
+                    )
+            _refuse_twins([filtered(item) for item in atoms])
+            return atoms
+        always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
+        reason = self._why_not(atoms)
+        if reason is None and (model is not None or always):
+            return [atoms]
+        if model is not None or engine:
+            raise TypeError(f"{name}: model= and engine= need something else: {reason}")
+        return None
+
+    @staticmethod
+    def _why_not(item: Any) -> str | None:
+        """Say why the engine cannot move a thing; None if it can."""
+        return why_not(item)
+
     def _attach_trajectories(self, trajectory: Any, append: bool, options: dict[str, Any]) -> None:
+        assert self._driver is not None
         interval = options.get("loginterval", 1)
-        self.trajectory = Trajectories(trajectory, self.atoms, append)
+        self.trajectory = Trajectories(trajectory, self._driver.atoms, append)
         self.attach(self._write_trajectories, interval=interval)
 
     @property
@@ -315,40 +352,14 @@ class EngineFacade(_Behind):
         self._driver.set_parameter(name, value)
 
 
-def systems_for_engine(
-    atoms: Any, model: Any, engine: bool | None, name: str
-) -> Sequence[ase.Atoms] | None:
-    """Return the Atoms that an engine is to move, or None if ASE's own code is to run.
-
-    Raises
-    ------
-    ValueError
-        An empty list.
-    TypeError
-        A list of something else than Atoms.
-    """
-    if isinstance(atoms, (list, tuple)):
-        if not atoms:
-            raise ValueError(f"{name} was given an empty list; give it one Atoms or more")
-        for index, item in enumerate(atoms):
-            if not isinstance(item, ase.Atoms):
-                raise TypeError(
-                    f"{name} takes a list of Atoms; item {index} is a {type(item).__name__}. "
-                    f"Filters and the like are taken one at a time: {name}(item)"
-                )
-        seen: dict[int, int] = {}
-        for index, item in enumerate(atoms):
-            if seen.setdefault(id(item), index) != index:
-                raise StructureError(
-                    index, f"it is the same object as structure {seen[id(item)]}; give copies"
-                )
-        return atoms
-    always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
-    if isinstance(atoms, ase.Atoms) and (model is not None or always):
-        return [atoms]
-    if model is not None or engine:
-        raise TypeError(f"{name}: model= and engine= need Atoms, not {type(atoms).__name__}")
-    return None
+def _refuse_twins(systems: Sequence[ase.Atoms]) -> None:
+    """Raise StructureError if the same object is there twice."""
+    seen: dict[int, int] = {}
+    for index, atoms in enumerate(systems):
+        if seen.setdefault(id(atoms), index) != index:
+            raise StructureError(
+                index, f"it is the same object as structure {seen[id(atoms)]}; give copies"
+            )
 
 
 def per_system(value: Any) -> Any:

@@ -7,7 +7,6 @@ from typing import IO, Any
 import ase.optimize.fire
 import numpy as np
 import torch
-from ase.optimize.optimize import OptimizableAtoms
 
 from nvdyn_ase import dynamics
 from nvdyn_ase.data import Batch
@@ -122,11 +121,11 @@ class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
         state = driver.engine.state
         energies = driver.engine.energy(batch).view(-1).cpu().numpy()
         for row in rows:
-            atoms = driver.atoms[driver.run.systems.rows[row]]
+            item = driver.items[driver.run.systems.rows[row]]
             own = slice(*state.host_ptr[row : row + 2])
             before = state["last_coordinates"][own].cpu().numpy().ravel()
             last = float(state["last_energy"][row])
-            callback(OptimizableAtoms(atoms), before, float(energies[row]), last)
+            callback(item.__ase_optimizable__(), before, float(energies[row]), last)
 
     # ---------------------------------------------------------------- restart
 

@@ -54,7 +54,7 @@ class OptimizerFacade(EngineFacade):
         if self._driver is None or self._single:
             super().log(gradient)
             return
-        forces = AtomsList(self._driver.atoms).gradient_norms(gradient)
+        forces = AtomsList(self._driver.items).gradient_norms(gradient)
         name, now = type(self).__name__, time.strftime("%H:%M:%S")
         outcomes = self._driver.outcomes()
         done = int((forces < np.asarray(self.fmax)).sum()) if self.fmax is not None else 0

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.build import bulk
 from torch.profiler import ProfilerActivity, profile
 
+from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.dynamics import (
     FIRE,
     FIRE2,
@@ -22,6 +24,7 @@ from nvdyn_ase.dynamics import (
     LBFGSLineSearch,
     MDMin,
     NVTBerendsen,
+    filter_cells,
 )
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
@@ -42,13 +45,15 @@ SYNCHRONISING = {
 class Still(BaseModelMixin):
     """Answers without doing anything, so that what is counted is the engine's."""
 
-    model_card = ModelCard()
+    model_card = ModelCard(supports_stress=True)
 
     def __init__(self, batch):
         generator = torch.Generator().manual_seed(0)
         forces = torch.randn(batch.num_nodes, 3, generator=generator, dtype=torch.float64)
         energy = torch.zeros(len(batch), 1, dtype=torch.float64)
-        self.outputs = {"energy": energy.to(batch.device), "forces": forces.to(batch.device)}
+        stress = 1e-6 * torch.randn(len(batch), 3, 3, generator=generator, dtype=torch.float64)
+        outputs = {"energy": energy, "forces": forces, "stress": stress}
+        self.outputs = {key: tensor.to(batch.device) for key, tensor in outputs.items()}
 
     def forward(self, batch):
         return ModelOutputs(self.outputs)
@@ -113,6 +118,19 @@ def test_a_steady_step_is_a_few_operations_and_never_waits(name):
     assert sum(counts.values()) <= budget, counts
     assert not counts.keys() & SYNCHRONISING
     assert not any(key.startswith("index.Tensor") for key in counts)
+
+
+@pytest.mark.parametrize("make", [FIRE, MDMin, LBFGS])
+@pytest.mark.parametrize(
+    ("kind", "budget"), [("unit_cell", 40), ("frechet", 80), ("exp", 120), ("strain", 50)]
+)
+def test_a_cell_that_moves_adds_a_few_operations(make, kind, budget):
+    batch = batch_from_atoms([bulk("Cu") * (2, 1, 1) for _ in range(4)])
+    plain = operations(make(Still(batch)), batch)
+    filter_cells(batch, kind)
+    counts = operations(make(Still(batch)), batch)
+    assert sum(counts.values()) - sum(plain.values()) <= budget, counts
+    assert not counts.keys() & SYNCHRONISING
 
 
 def test_the_operations_are_counted_at_all():

@@ -6,5 +6,6 @@ from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGS
 from nvdyn_ase.dynamics.optimizers.lbfgs_line_search import LBFGSLineSearch
 from nvdyn_ase.dynamics.optimizers.mdmin import MDMin
+from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 
-__all__ = ["FIRE", "FIRE2", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "MDMin"]
+__all__ = ["FIRE", "FIRE2", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "MDMin", "Optimizer"]

@@ -43,12 +43,6 @@ class Optimizer(BaseDynamics):
         fields |= {key: (Level.SYSTEM, tensor) for key, tensor in system.items()}
         return Batch(fields, self.rows(batch).num_nodes_list, device=batch.device)
 
-    def adopt(self, batch: Batch) -> None:
-        """Move this batch from now on; systems that got other rows meanwhile get a new state."""
-        super().adopt(batch)
-        if self.rows(batch).num_nodes_list != self.state.num_nodes_list:
-            self._init_state(batch)
-
     def follow(self, batch: Batch, state: Batch, kept: np.ndarray | None) -> None:
         """Go on with another batch and the state that belongs to it."""
         super().follow(batch, state, kept)
@@ -58,6 +52,9 @@ class Optimizer(BaseDynamics):
         """Look constraints and filters up again, because somebody may have changed them."""
         super().forget_constraints()
         self._rows = self._row_forces = None
+        batch = self._batch
+        if batch is not None and self.rows(batch).num_nodes_list != self.state.num_nodes_list:
+            self._init_state(batch)  # there is nothing to go on from
 
     def needs(self, batch: Batch) -> frozenset[str]:
         """Return what the model has to give: the stress too, where a cell moves."""

@@ -1,0 +1,271 @@
+"""Cells that optimizers move: their mathematics, and that no system notices another's."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from ase.build import bulk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nvdyn_ase.atoms import Result, batch_from_atoms
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics import FIRE, LBFGS, ConvergenceHook, MDMin, NaNDetectorHook, Outcome
+from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, filter_cells
+from nvdyn_ase.dynamics.matrices import (
+    exponential,
+    exponential_derivative,
+    inverse,
+    logarithm,
+)
+from nvdyn_ase.models import EMT
+from tests.wells import Well, wells
+
+KINDS = ("none", "unit_cell", "frechet", "exp", "strain")
+
+
+def matrices(count, scale, seed):
+    return scale * np.random.default_rng(seed).normal(size=(count, 3, 3))
+
+
+@given(st.integers(0, 1000), st.sampled_from([1e-9, 1e-3, 0.05, 0.4]))
+def test_matrix_functions_are_scipys(seed, scale):
+    log, direction = matrices(5, scale, seed), matrices(5, 1.0, seed + 1)
+    F = np.stack([scipy.linalg.expm(a) for a in log])
+    frechet = [
+        scipy.linalg.expm_frechet(a, b, compute_expm=False)
+        for a, b in zip(log, direction, strict=True)
+    ]
+    a, b = torch.from_numpy(log), torch.from_numpy(direction)
+    np.testing.assert_allclose(exponential(a), F, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(exponential_derivative(a, b), frechet, rtol=1e-12, atol=1e-12)
+    found = logarithm(torch.from_numpy(F))
+    np.testing.assert_allclose(found.matrix, log, atol=1e-13)
+    np.testing.assert_allclose(found.inverse, np.linalg.inv(F), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.determinant.ravel(), np.linalg.det(F), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 0.7])
+def test_the_logarithm_undoes_large_deformations_too(scale):
+    stretched = np.diag([1 + scale, 1.0, 1 / (1 + 4 * scale)])
+    rotation = scipy.linalg.expm(scale * np.array([[0, 1, 0], [-1, 0, 2], [0, -2, 0]]))
+    F = torch.from_numpy(rotation @ stretched).unsqueeze(0)
+    torch.testing.assert_close(exponential(logarithm(F).matrix), F, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m: inverse(m).matrix,
+        exponential,
+        lambda m: exponential_derivative(m, m @ m),
+        lambda m: logarithm(exponential(m)).matrix,
+    ],
+)
+def test_a_matrix_does_not_know_the_others(function):
+    many = torch.from_numpy(matrices(37, 0.2, 0))
+    whole = function(many)
+    broken = many.clone()
+    broken[5] = float("nan")
+    for row in (0, 7, 36):
+        assert torch.equal(function(many[row : row + 1]), whole[row : row + 1])
+        assert torch.equal(function(many[row:]), whole[row:])
+        assert torch.equal(function(broken)[row], whole[row])
+
+
+# -------------------------------------------------------------------------------- coordinates
+
+
+def crystals():
+    structures = [bulk("Cu", cubic=True), bulk("Au") * (2, 1, 1), bulk("Ni") * (1, 2, 2)]
+    for seed, atoms in enumerate(structures):
+        rng = np.random.default_rng(seed)
+        strain = np.eye(3) + 0.05 * rng.normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        atoms.rattle(0.05, seed=seed)
+    return structures
+
+
+def filtered(kinds, structures=None, **options):
+    batch = batch_from_atoms(crystals() if structures is None else structures)
+    for row, kind in enumerate(kinds):
+        filter_cells(batch, kind, systems=[row], **options)
+    return batch
+
+
+def deformed(engine, batch, seed=0, by=0.02):
+    """Go away from the reference, so that nothing is the identity."""
+    engine.adopt(batch)
+    x = engine.coordinates(batch)
+    generator = torch.Generator().manual_seed(seed)
+    engine.put(batch, x + by * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+
+
+OPTIONS = [
+    {},
+    {"scalar_pressure": 0.03},
+    {"mask": [1, 0, 1, 1, 0, 0]},
+    {"hydrostatic_strain": True},
+    {"cell_factor": 2.5, "scalar_pressure": [0.01]},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", ["unit_cell", "frechet"])
+def test_forces_are_minus_the_derivative_of_the_enthalpy(kind, options):
+    batch, engine = filtered([kind] * 3, **options), FIRE(EMT())
+    # A mask makes the map of ASE's unit cell filter exact at the reference only.
+    deformed(engine, batch, by=0.0 if kind == "unit_cell" or "mask" in options else 0.02)
+    if "hydrostatic_strain" in options:
+        return _hydrostatic_forces(engine, batch)
+    engine.prime(batch)
+    forces, x = engine.forces(batch).clone(), engine.coordinates(batch).clone()
+    rows = engine.rows(batch)
+    for row in (0, 3, 4, 5, 6, rows.num_nodes - 3, rows.num_nodes - 1):
+        for component in range(3):
+            step = torch.zeros_like(x)
+            step[row, component] = 1e-5
+            energies = []
+            for sign in (1, -1):
+                engine.put(batch, x + sign * step)
+                engine.prime(batch)
+                energies.append(float(engine.energy(batch)[rows.batch[row]]))
+            slope = (energies[0] - energies[1]) / 2e-5
+            assert float(forces[row, component]) == pytest.approx(-slope, abs=2e-6)
+    return None
+
+
+def _hydrostatic_forces(engine, batch):
+    engine.prime(batch)
+    forces, rows = engine.forces(batch), engine.rows(batch)
+    cells = rows.of_deformed(forces)
+    one = torch.eye(3, dtype=cells.dtype)
+    torch.testing.assert_close(cells, cells[:, :1, :1] * one, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_putting_coordinates_back_moves_nothing(kind):
+    batch, engine = filtered([kind] * 3), FIRE(EMT())
+    deformed(engine, batch)
+    before = {key: batch[key].clone() for key in ("positions", "cell", "strain")}
+    engine.put(batch, engine.coordinates(batch))
+    for key, tensor in before.items():
+        torch.testing.assert_close(batch[key], tensor, rtol=1e-13, atol=1e-12)
+    x = engine.coordinates(batch)
+    nowhere = torch.zeros(3, 1, dtype=torch.bool)
+    engine.put(batch, x + 1.0, where=nowhere)
+    assert torch.equal(engine.coordinates(batch), x)
+
+
+def test_hidden_atoms_have_no_row_and_do_not_move():
+    batch = batch_from_atoms(crystals())
+    hidden = torch.zeros(batch.num_nodes, dtype=torch.bool)
+    hidden[[1, 4, 5]] = True
+    batch["hidden"] = hidden
+    before = batch["positions"].clone()
+    engine = FIRE(EMT())
+    engine.run(batch, n_steps=5)
+    assert engine.rows(batch).num_nodes_list == [3, 0, 4]
+    moved = (batch["positions"] != before).any(1)
+    assert torch.equal(moved, ~hidden)
+
+
+# -------------------------------------------------------------------------------- a system alone
+
+ENGINES = {
+    "fire": lambda: FIRE(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "fire, checked": lambda: FIRE(EMT(), downhill_check=True, dtmax=3.0),
+    "lbfgs": lambda: LBFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "mdmin": lambda: MDMin(EMT(), dt=0.05),
+}
+KEYS = ("positions", "cell", "strain", "forces", "energy", "steps", "evaluations", "fmax")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_alone_together_and_in_any_order(name):
+    everyone = [crystals()[i % 3] for i in range(15)]
+    kinds = [KINDS[i % 5] for i in range(15)]
+    options = {"scalar_pressure": 0.01}
+
+    def ran(order):
+        batch = filtered([kinds[i] for i in order], [everyone[i] for i in order], **options)
+        batch["system_id"] = torch.tensor(order).view(-1, 1)
+        ENGINES[name]().run(batch, n_steps=60)
+        return batch
+
+    order = np.random.default_rng(0).permutation(15).tolist()
+    together, shuffled = ran(list(range(15))), ran(order)
+    for row in range(15):
+        alone = ran([row])
+        for key in KEYS:
+            expected = together[[row]][key]
+            assert torch.equal(expected, shuffled[[order.index(row)]][key]), (row, key)
+            assert torch.equal(expected, alone[key]), (row, key)
+
+
+def test_a_frozen_system_keeps_its_cell_and_its_state():
+    batch, engine = filtered(["frechet", "strain", "unit_cell"]), FIRE(EMT())
+    engine.run(batch, n_steps=3)
+    batch["status"] = torch.tensor([[0], [1], [1]])
+    before = {key: tensor.clone() for key, tensor in batch}
+    state = {key: tensor.clone() for key, tensor in engine.state}
+    engine.step(batch)
+    for key in ("cell", "strain", "orig_cell"):
+        assert torch.equal(batch[key][1:], before[key][1:])
+    assert not torch.equal(batch["cell"][0], before["cell"][0])
+    rows = engine.rows(batch).host_ptr[1]
+    assert torch.equal(engine.state["velocity"][rows:], state["velocity"][rows:])
+    assert not torch.equal(engine.state["velocity"][:rows], state["velocity"][:rows])
+
+
+def test_a_cell_that_collapses_leaves_the_rest_alone():
+    kinds, structures = ["frechet", "unit_cell", "strain"], crystals()
+    reference = filtered(kinds, structures)
+    broken = filtered(kinds, structures)
+    broken["scalar_pressure"][1] = 1e3  # turns it inside out within a step or two
+    for batch in (reference, broken):
+        FIRE(EMT(), hooks=[NaNDetectorHook()], maxstep=5.0).run(batch, n_steps=30)
+    assert int(broken["outcome"][1]) == Outcome.NAN
+    assert "its cell collapsed" in Result.of_batch(broken, structures)[1].reason
+    for row in (0, 2):
+        for key in KEYS:
+            assert torch.equal(reference[[row]][key], broken[[row]][key]), (row, key)
+
+
+def test_systems_that_get_a_filter_between_runs_get_new_rows():
+    batch, engine = filtered(["none"] * 3), FIRE(EMT())
+    engine.run(batch, n_steps=3)
+    filter_cells(batch, "frechet", systems=[2])
+    engine.run(batch, n_steps=3)
+    assert engine.state.num_nodes_list == [4, 2, 4 + 3]
+
+
+# -------------------------------------------------------------------------------- errors
+
+
+def test_fields_are_declared_and_others_keep_theirs():
+    batch = filtered(["frechet", "none", "none"], cell_factor=3.0)
+    filter_cells(batch, "strain", systems=[2])
+    assert batch["cell_filter"].view(-1).tolist() == [2, 0, 4]
+    assert batch["cell_factor"].view(-1).tolist() == [3.0, 3.0, 1.0]
+    assert all(batch.level(key) == "system" for key in CELL_FIELDS)
+    joined: Batch = batch.index_select([0, 2])
+    joined.append(batch_from_atoms(crystals()[:1]))
+    assert joined["cell_filter"].view(-1).tolist() == [2, 4, 0]
+
+
+def test_what_cannot_be_filtered_is_refused():
+    with pytest.raises(ValueError, match="no cell filter 'cell'; there are none, unit_cell"):
+        filter_cells(batch_from_atoms(crystals()), "cell")
+    with pytest.raises(ValueError, match="mask of strains"):
+        filter_cells(batch_from_atoms(crystals()), mask=[1, 1])
+    with pytest.raises(ValueError, match="system 1 does not have three cell vectors"):
+        filter_cells(wells(1.0, 2.0), systems=[1])
+    with pytest.raises(ValueError, match="scalar_pressure"):
+        filter_cells(batch_from_atoms(crystals()), scalar_pressure=[0.0, 0.1])
+
+
+def test_a_model_without_stress_is_refused():
+    batch = filtered(["frechet"] * 3)
+    with pytest.raises(RuntimeError, match="FIRE needs stress"):
+        FIRE(Well()).run(batch, n_steps=1)

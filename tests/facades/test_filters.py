@@ -1,0 +1,290 @@
+"""Filters in a list: ASE's numbers step for step, alone and among others."""
+
+import ase.optimize
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+
+from nvdyn_ase.data import StructureError
+from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.filters import (
+    ExpCellFilter,
+    Filter,
+    FrechetCellFilter,
+    StrainFilter,
+    UnitCellFilter,
+)
+from nvdyn_ase.md import VelocityVerlet
+from nvdyn_ase.optimize import FIRE, FIRE2, LBFGS, MDMin
+from tests.systems import ARGON, copper_slab
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use FrechetCellFilter")
+QUIET = {"logfile": None}
+
+
+class CountingEMT(EMT):
+    calls = 0
+
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        super().calculate(*args, **kwargs)
+
+
+class CountingLJ(LennardJones):
+    calls = 0
+
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        super().calculate(*args, **kwargs)
+
+
+def strained(atoms, seed, by=0.03):
+    rng = np.random.default_rng(seed)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + by * rng.normal(size=(3, 3))), scale_atoms=True)
+    return atoms
+
+
+def crystals():
+    """Return an argon crystal, a slab with held atoms, and a triclinic crystal; and calculators."""
+    argon = bulk("Ar", "fcc", a=5.26, cubic=True)
+    argon.rattle(0.1, seed=0)
+    slab = copper_slab(1, adsorbate=None)
+    slab.pbc = True
+    triclinic = bulk("Au") * (2, 1, 2)
+    triclinic.rattle(0.05, seed=2)
+    return [strained(argon, 0), slab, strained(triclinic, 2)]
+
+
+def with_calculators(structures, counting):
+    lj, emt = (CountingLJ, CountingEMT) if counting else (LennardJones, EMT)
+    for atoms in structures:
+        atoms.calc = lj(**ARGON) if atoms.numbers[0] == 18 else emt()
+    return structures
+
+
+PRESSURE = {"scalar_pressure": 0.01}
+FILTERS = {
+    "none": lambda atoms, **pressure: atoms,
+    "some atoms": lambda atoms, **pressure: Filter(atoms, indices=range(1, len(atoms))),
+    "unit cell": lambda atoms, **pressure: UnitCellFilter(atoms, **pressure),
+    "unit cell, mask": lambda atoms, **pressure: UnitCellFilter(
+        atoms, mask=[1, 1, 0, 0, 0, 1], cell_factor=7.0, **pressure
+    ),
+    "frechet": lambda atoms, **pressure: FrechetCellFilter(atoms, **pressure),
+    "frechet, hydrostatic": lambda atoms, **pressure: FrechetCellFilter(
+        atoms, hydrostatic_strain=True, exp_cell_factor=3.0, **pressure
+    ),
+    "frechet, constant volume": lambda atoms, **pressure: FrechetCellFilter(
+        atoms, constant_volume=True, **pressure
+    ),
+    "frechet, skewed mask": lambda atoms, **pressure: FrechetCellFilter(
+        atoms, mask=[[1, 0, 1], [0, 1, 1], [0, 0, 1]], **pressure
+    ),
+    "exp": lambda atoms, **pressure: ExpCellFilter(atoms, **pressure),
+    "strain": lambda atoms, **pressure: StrainFilter(atoms, mask=[1, 1, 1, 0, 1, 1]),
+}
+METHODS = {
+    "FIRE": (ase.optimize.FIRE, FIRE, {}),
+    "FIRE, downhill_check": (
+        *(ase.optimize.FIRE, FIRE),
+        {"downhill_check": True, "dtmax": 3.0, "maxstep": 0.5},
+    ),
+    "FIRE2": (ase.optimize.FIRE2, FIRE2, {}),
+    "LBFGS": (ase.optimize.LBFGS, LBFGS, {}),
+    "MDMin": (ase.optimize.MDMin, MDMin, {"dt": 0.05}),
+}
+
+
+def filtered(structures, name):
+    """Put a filter on all structures, under pressure on the last."""
+    make = FILTERS[name]
+    return [make(a) for a in structures[:-1]] + [make(structures[-1], **PRESSURE)]
+
+
+def frames_of(optimizer, structures, steps):
+    frames = []
+    optimizer.attach(
+        lambda: frames.append([(a.positions.copy(), a.cell.array.copy()) for a in structures])
+    )
+    optimizer.run(fmax=0, steps=steps)
+    return frames
+
+
+EVERY = ["unit cell", "frechet", "strain"]
+PAIRS = [(method, name) for method in METHODS for name in EVERY]
+PAIRS += [("FIRE", name) for name in FILTERS if name not in EVERY]
+
+
+@pytest.mark.parametrize(("method", "name"), PAIRS)
+def test_every_step_is_ases(method, name):
+    theirs, ours, options = METHODS[method]
+    # ASE's L-BFGS divides by zero where nothing is left to move, as a strain soon has.
+    steps = 12 if (name, method) == ("strain", "LBFGS") else 40
+    structures = with_calculators(crystals(), counting=True)
+    batch = with_calculators(crystals() + crystals(), counting=False)
+    # Each among free ones, and the metals among each other.
+    items = filtered(batch[:3], name) + batch[3:]
+    runs = {}
+    for rows in ([0, 3], [1, 2, 4, 5]):
+        optimizer = ours([items[row] for row in rows], **QUIET, **options)
+        frames = frames_of(optimizer, [batch[row] for row in rows], steps)
+        for place, row in enumerate(rows):
+            runs[row] = [frame[place] for frame in frames], optimizer.results[place]
+    for index, item in enumerate(filtered(structures, name)):
+        frames, result = runs[index]
+        reference = theirs(item, **QUIET, **options)
+        expected = frames_of(reference, [structures[index]], steps)
+        # MDMin and a slab that moves as a whole amplify the last bit.
+        tolerance = 1e-10 if name in ("none", "some atoms") else 1e-8
+        tolerance = max(tolerance, 1e-7) if method == "MDMin" else tolerance
+        for step, ((positions, cell),) in enumerate(expected):
+            own = frames[step]
+            assert np.abs(own[0] - positions).max() < tolerance, (index, step)
+            assert np.abs(own[1] - cell).max() < tolerance, (index, step)
+        if "downhill_check" not in options and ours is not LBFGS:
+            assert result.evaluations == structures[index].calc.calls
+
+
+@pytest.mark.parametrize("name", ["some atoms", *EVERY])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_converged_step(method, name):
+    theirs, ours, options = METHODS[method]
+    structures = with_calculators(crystals(), counting=True)
+    batch = with_calculators(crystals(), counting=False)
+    items = filtered(batch, name)
+    optimizers = [ours(items[:1], **QUIET, **options), ours(items[1:], **QUIET, **options)]
+    results = []
+    for optimizer in optimizers:
+        optimizer.run(fmax=0.03, steps=150)
+        results += optimizer.results
+    for own, item, result in zip(items, filtered(structures, name), results, strict=True):
+        reference = theirs(item, **QUIET, **options)
+        converged = reference.run(fmax=0.03, steps=150)
+        assert (result.converged, result.steps) == (converged, reference.nsteps)
+        assert result.fmax == pytest.approx(np.linalg.norm(item.get_forces(), axis=1).max())
+        np.testing.assert_allclose(own.get_positions(), item.get_positions(), atol=1e-6)
+        np.testing.assert_allclose(own.get_forces(), item.get_forces(), atol=1e-6)
+
+
+# -------------------------------------------------------------------------------- as a user
+
+
+def gold(count=3):
+    structures = [strained(bulk("Au") * (2, 1, 1), seed) for seed in range(count)]
+    for seed, atoms in enumerate(structures):
+        atoms.rattle(0.03, seed=seed)
+        atoms.calc = EMT()
+    return structures
+
+
+def test_one_filter_by_the_engine_is_one_filter_by_ase():
+    one, other, third = gold(1)[0], gold(1)[0], gold(1)[0]
+    expected = frames_of(ase.optimize.FIRE(FrechetCellFilter(one), **QUIET), [one], 20)
+    optimizer = FIRE(FrechetCellFilter(other), engine=True, **QUIET)
+    for ours, theirs in zip(frames_of(optimizer, [other], 20), expected, strict=True):
+        np.testing.assert_allclose(ours[0][1], theirs[0][1], atol=1e-10)
+    assert FIRE(FrechetCellFilter(third), **QUIET).engine is None
+
+
+def test_atoms_filters_and_results_are_the_users_own():
+    structures = gold()
+    items = [FrechetCellFilter(structures[0]), structures[1], StrainFilter(structures[2])]
+    optimizer = FIRE(items, **QUIET)
+    assert optimizer.atoms == items
+    assert optimizer.run(fmax=0.02, steps=300)
+    assert [result.atoms for result in optimizer.results] == structures
+    for item in items:
+        assert np.linalg.norm(item.get_forces(), axis=1).max() < 0.02
+        assert item.calc.results["energy"] == item.get_potential_energy()
+    assert np.abs(structures[0].get_stress()).max() < 1e-3
+    assert np.abs(items[2].strain).max() > 1e-3
+
+
+def test_the_optimizable_of_a_list_is_that_of_its_items():
+    structures = gold()
+    items = [UnitCellFilter(structures[0]), structures[1], StrainFilter(structures[2])]
+    optimizer = FIRE(items, **QUIET)
+    parts = [item.__ase_optimizable__() for item in items]
+    whole = optimizer.optimizable
+    assert whole.ndofs() == sum(part.ndofs() for part in parts)
+    x = np.concatenate([part.get_x() for part in parts])
+    np.testing.assert_allclose(whole.get_x(), x, atol=1e-12)
+    gradients = np.concatenate([part.get_gradient() for part in parts])
+    np.testing.assert_allclose(whole.get_gradient(), gradients, atol=1e-10)
+    assert whole.get_value() == pytest.approx(sum(part.get_value() for part in parts))
+    whole.set_x(x + 0.01)
+    np.testing.assert_allclose(whole.get_x(), x + 0.01, atol=1e-12)
+    np.testing.assert_allclose(items[2].get_positions(), 0.01, atol=1e-12)
+
+
+def test_a_pressure_that_is_set_on_the_way_is_taken_up():
+    one, other = gold(2), gold(2)
+    for structures, run in ((one, "list"), (other, "ase")):
+        filters = [FrechetCellFilter(atoms) for atoms in structures]
+        made = [FIRE(filters, **QUIET)]
+        if run == "ase":
+            made = [ase.optimize.FIRE(item, **QUIET) for item in filters]
+        for optimizer in made:
+            optimizer.run(fmax=0, steps=5)
+        for item in filters:
+            item.scalar_pressure = 0.05
+        for optimizer in made:
+            optimizer.run(fmax=0, steps=5)
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours.cell, theirs.cell, atol=1e-10)
+
+
+def test_what_the_engine_cannot_move_is_said():
+    structures = gold()
+
+    class Mine(UnitCellFilter):
+        pass
+
+    refused = {
+        "a Mine is neither": Mine(structures[0]),
+        "not in ascending order": Filter(structures[0], indices=[1, 0]),
+        "filter on a Filter": Filter(Filter(structures[0], indices=[0, 1]), indices=[0]),
+        "include_ideal_gas": StrainFilter(structures[0], include_ideal_gas=True),
+    }
+    for reason, item in refused.items():
+        with pytest.raises(TypeError, match=f"item 1 .*{reason}"):
+            FIRE([structures[1], item], **QUIET)
+        assert FIRE(item, **QUIET).engine is None
+    with pytest.raises(TypeError, match="FrechetCellFilter is not an Atoms"):
+        VelocityVerlet([FrechetCellFilter(structures[0])], timestep=1.0)
+    with pytest.raises(StructureError, match="same object as structure 0"):
+        FIRE([structures[0], FrechetCellFilter(structures[0])], **QUIET)
+
+
+def test_a_cell_that_collapses_leaves_with_that_reason():
+    structures = gold()
+    filters = [FrechetCellFilter(a) for a in structures]
+    filters[1] = UnitCellFilter(structures[1], scalar_pressure=1e3)
+    optimizer = FIRE(filters, maxstep=5.0, **QUIET)
+    optimizer.run(fmax=0.02, steps=100)
+    assert [r.outcome for r in optimizer.results].count(Outcome.CONVERGED) == 2
+    assert "its cell collapsed" in optimizer.results[1].reason
+
+
+def test_a_restart_file_of_filters_goes_on(tmp_path):
+    structures = gold()
+    path = str(tmp_path / "restart.json")
+
+    def filters():
+        return [FrechetCellFilter(structures[0]), structures[1], UnitCellFilter(structures[2])]
+
+    items = filters()
+    FIRE(items, restart=path, **QUIET).run(fmax=0, steps=4)
+    cells = [item.orig_cell.copy() for item in (items[0], items[2])]
+    again = filters()
+    for item, cell in zip((again[0], again[2]), cells, strict=True):
+        item.orig_cell = cell
+    FIRE(again, restart=path, **QUIET).run(fmax=0, steps=4)
+    expected = gold()
+    whole = [FrechetCellFilter(expected[0]), expected[1], UnitCellFilter(expected[2])]
+    FIRE(whole, **QUIET).run(fmax=0, steps=8)
+    for own, other in zip(structures, expected, strict=True):
+        np.testing.assert_allclose(own.positions, other.positions, atol=1e-10)
+        np.testing.assert_allclose(own.cell, other.cell, atol=1e-10)
