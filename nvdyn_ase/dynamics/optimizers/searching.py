@@ -105,7 +105,7 @@ class SearchingOptimizer(Optimizer):
         direction = not_too_short(direction, state["shortest"], rows.batch, rows.ptr3)
         slope = -segment_dot(forces, direction, rows.ptr3)
         longest = largest_norm(direction, rows.ptr)
-        fresh = start(self.objective(batch)[0], slope, longest, self._limits())
+        fresh = start(self.objective(batch)[0], slope, longest, self.limits())
         search = torch.where(begins, fresh.packed(), state["search"])
         failed = (slope >= 0.0) & (longest > 0.0)
         step = search[:, :1] * ~failed
@@ -120,10 +120,11 @@ class SearchingOptimizer(Optimizer):
         """Judge the trial: end the search, or choose the next."""
         value, forces = self.objective(batch)
         slope = -segment_dot(forces, self.state["direction"], self.rows(batch).ptr3)
-        search, ended = advance(self.state["search"], value, slope, self._limits())
+        search, ended = advance(self.state["search"], value, slope, self.limits())
         self.state["search"], self.state["searching"] = search, ~ended
 
-    def _limits(self) -> SearchLimits:
+    def limits(self) -> SearchLimits:
+        """Return the parameters of the searches."""
         return SearchLimits(*(self.state[name] for name in SearchLimits._fields))
 
     def last_search(self) -> Search:
