@@ -75,7 +75,7 @@ class BFGSLineSearch(SearchingOptimizer):
     def pre_update(self, batch: Batch) -> None:
         """Learn from the last step where a search begins, and make the next trial."""
         state, rows = self.state, self.rows(batch)
-        begins, coordinates, forces = self.where_searches_start(batch)
+        begins, value, coordinates, forces = self.where_searches_start(batch)
         last = self.last_search()
         flatter = segment_dot(forces, state["direction"], rows.ptr3).abs() < last.slope.abs()
         useful = begins & (((last.step > 0.0) & flatter) | state["always"]) & (last.stuck == 0.0)
@@ -84,7 +84,7 @@ class BFGSLineSearch(SearchingOptimizer):
         y = state["last_forces"] - forces
         H = learned(state["H"], s, y, useful, rows.batch, rows.ptr3, rows.blocks)
         state["H"] = H
-        self.try_along(batch, begins, coordinates, forces, product(H, forces, rows.blocks))
+        self.try_along(batch, begins, value, coordinates, forces, product(H, forces, rows.blocks))
 
 
 def learned(

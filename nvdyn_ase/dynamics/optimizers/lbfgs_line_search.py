@@ -75,7 +75,7 @@ class LBFGSLineSearch(SearchingOptimizer, LBFGS):
     def pre_update(self, batch: Batch) -> None:
         """Learn from the last step where a search begins, and make the next trial."""
         rows = self.rows(batch)
-        begins, coordinates, forces = self.where_searches_start(batch)
+        begins, value, coordinates, forces = self.where_searches_start(batch)
         state = LBFGSState(*(self.state[key] for key in LBFGSState._fields))
         # A search that goes on starts where it has: nothing is learned, and its direction stays.
         state = learn(
@@ -85,4 +85,4 @@ class LBFGSLineSearch(SearchingOptimizer, LBFGS):
         direction = newton_step(forces, state, rows.batch, rows.ptr)
         for key, tensor in zip(LBFGSState._fields, state, strict=True):
             self.state[key] = tensor
-        self.try_along(batch, begins, coordinates, forces, direction)
+        self.try_along(batch, begins, value, coordinates, forces, direction)

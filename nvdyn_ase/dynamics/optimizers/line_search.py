@@ -104,14 +104,14 @@ def start(
     limits
         The parameters.
     """
-    zero, one = torch.zeros_like(value), torch.ones_like(value)
+    zero = torch.zeros_like(value)
     point = torch.cat((zero, value, slope), 1)
     width = limits.stpmax - _SMALLEST
     return Search(
-        step=_within_reach(one, zero, longest, limits.maxstep),
+        step=(limits.maxstep / longest).clamp(max=1.0),
         best=point,
         other=point,
-        bounds=torch.cat((zero, (1.0 + _FARTHEST) * one), 1),
+        bounds=torch.cat((zero, zero + (1.0 + _FARTHEST)), 1),
         widths=torch.cat((width, 2.0 * width), 1),
         value=value,
         slope=slope,
@@ -171,7 +171,9 @@ def _next_trial(search: Search, trial: Float[Tensor, "B 3"], limits: SearchLimit
     higher = value > best_value
     encloses = higher | (slope * best_slope < 0.0)
 
-    step = _within_reach(_interpolated(search, trial), step, search.longest, limits.maxstep)
+    step = _within_reach(
+        _interpolated(search, trial, higher, encloses), step, search.longest, limits.maxstep
+    )
     best = torch.where(higher, search.best, trial)
     other = torch.where(higher, trial, torch.where(encloses, search.best, search.other))
     bracketed = encloses | (search.bracketed > 0.0)
@@ -202,22 +204,25 @@ def _next_trial(search: Search, trial: Float[Tensor, "B 3"], limits: SearchLimit
     )
 
 
-def _interpolated(search: Search, trial: Float[Tensor, "B 3"]) -> Float[Tensor, "B 1"]:
+def _interpolated(
+    search: Search,
+    trial: Float[Tensor, "B 3"],
+    higher: Bool[Tensor, "B 1"],
+    encloses: Bool[Tensor, "B 1"],
+) -> Float[Tensor, "B 1"]:
     """Return where the minimum should be by the values and slopes at the trial and at the best.
 
-    Moré and Thuente, section 4, with its four cases: a higher value; a slope of the other sign; a
-    smaller slope of the same sign; and one that is not smaller, where the other end of the interval
-    takes the place of the best. A cubic is laid from the better of the two points, and a parabola
-    or a secant beside it.
+    Moré and Thuente, section 4, with its four cases: a ``higher`` value; a slope of the other sign,
+    which too ``encloses`` the minimum; a smaller slope; and one that is not smaller, where the
+    other end of the interval takes the place of the best. A cubic is laid from the better of the
+    two points, and a parabola or a secant beside it.
     """
     step, value, slope = trial.split(1, 1)
-    best_step, best_value, best_slope = search.best.split(1, 1)
+    best_step, _, best_slope = search.best.split(1, 1)
     lower, upper = search.bounds.split(1, 1)
     bracketed = search.bracketed > 0.0
-    higher = value > best_value
-    same_sign = ~(higher | (slope * best_slope < 0.0))
     flatter = slope.abs() < best_slope.abs()
-    third, fourth = same_sign & flatter, same_sign & ~flatter
+    third, fourth = flatter & ~encloses, ~(flatter | encloses)
 
     end = torch.where(fourth & bracketed, search.other, search.best)
     end_step, end_value, end_slope = end.split(1, 1)
@@ -236,7 +241,7 @@ def _interpolated(search: Search, trial: Float[Tensor, "B 3"]) -> Float[Tensor, 
     cubic = origin_step + ratio * gap
     onward = step > best_step
     usable = torch.where(flatter, (ratio < 0.0) & (gamma != 0.0), bracketed)
-    cubic = torch.where(same_sign & ~usable, torch.where(onward, upper, lower), cubic)
+    cubic = torch.where(encloses | usable, cubic, torch.where(onward, upper, lower))
     curvature = torch.where(higher, 2.0 * (fall / length + best_slope), slope - best_slope)
     secant = origin_step + origin_slope / curvature * gap
 

@@ -71,19 +71,23 @@ class SearchingOptimizer(Optimizer):
 
     def where_searches_start(
         self, batch: Batch
-    ) -> tuple[Bool[Tensor, "B 1"], Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
-        """Return who begins a search, and coordinates and forces where each search starts."""
+    ) -> tuple[Bool[Tensor, "B 1"], Float[Tensor, "B 1"], Tensor, Tensor]:
+        """Return who begins a search, the present value, and where each search starts.
+
+        That is its coordinates and forces, (R, 3).
+        """
         state = self.state
+        value, forces = self.objective(batch)
         begins = ~state["searching"]
         here = begins.index_select(0, self.rows(batch).batch)
         coordinates = torch.where(here, self.coordinates(batch), state["last_coordinates"])
-        forces = torch.where(here, self.objective(batch)[1], state["last_forces"])
-        return begins, coordinates, forces
+        return begins, value, coordinates, torch.where(here, forces, state["last_forces"])
 
     def try_along(
         self,
         batch: Batch,
         begins: Bool[Tensor, "B 1"],
+        value: Float[Tensor, "B 1"],
         coordinates: Float[Tensor, "R 3"],
         forces: Float[Tensor, "R 3"],
         direction: Float[Tensor, "R 3"],
@@ -96,6 +100,8 @@ class SearchingOptimizer(Optimizer):
             The systems.
         begins
             Those whose search begins here and now.
+        value
+            Here and now.
         coordinates, forces
             Where the searches start.
         direction
@@ -105,15 +111,16 @@ class SearchingOptimizer(Optimizer):
         direction = not_too_short(direction, state["shortest"], rows.batch, rows.ptr3)
         slope = -segment_dot(forces, direction, rows.ptr3)
         longest = largest_norm(direction, rows.ptr)
-        fresh = start(self.objective(batch)[0], slope, longest, self.limits())
+        fresh = start(value, slope, longest, self.limits())
         search = torch.where(begins, fresh.packed(), state["search"])
         failed = (slope >= 0.0) & (longest > 0.0)
-        step = search[:, :1] * ~failed
+        searching = ~failed
+        step = search[:, :1] * searching
         state["last_coordinates"], state["last_forces"] = coordinates, forces
         state["direction"], state["search"] = direction, search
-        state["failed"], state["searching"] = failed, ~failed
+        state["failed"], state["searching"] = failed, searching
         state["searches"] = state["searches"] + begins
-        state["trials"] = state["trials"] + ~failed
+        state["trials"] = state["trials"] + searching
         self.put(batch, coordinates + step[rows.batch] * direction)
 
     def post_update(self, batch: Batch) -> None:
