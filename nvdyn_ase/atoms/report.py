@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import ase
@@ -49,13 +48,7 @@ class Result:
     reason: str = ""
 
     @classmethod
-    def of_batch(
-        cls,
-        batch: Batch,
-        atoms: Sequence[ase.Atoms],
-        first: int = 0,
-        reasons: Mapping[Outcome, str] = MappingProxyType({}),
-    ) -> list["Result"]:
+    def of_batch(cls, batch: Batch, atoms: Sequence[ase.Atoms], first: int = 0) -> list["Result"]:
         """Return the result of every system of a batch.
 
         Parameters
@@ -66,8 +59,6 @@ class Result:
             The user's objects, in the same order, up to date.
         first
             Position in the input of the first.
-        reasons
-            Why the method that moved them ends systems with an outcome of its own.
         """
         keys = ("steps", "evaluations", "energy", "fmax", "outcome")
         columns = {key: _column(batch, key) for key in keys}
@@ -85,7 +76,7 @@ class Result:
                     energy=float(columns["energy"][row]),
                     fmax=float(columns["fmax"][row]),
                     outcome=outcome,
-                    reason=_reason(outcome, system, batch.host[row], bool(lost[row]), reasons),
+                    reason=_reason(outcome, system, batch.host[row], bool(lost[row])),
                 )
             )
         return results
@@ -97,13 +88,7 @@ def _column(batch: Batch, key: str) -> np.ndarray:
     return batch[key].detach().view(-1).cpu().numpy()
 
 
-def _reason(
-    outcome: Outcome,
-    atoms: ase.Atoms,
-    host: Mapping[str, Any],
-    lost: bool,
-    reasons: Mapping[Outcome, str],
-) -> str:
+def _reason(outcome: Outcome, atoms: ase.Atoms, host: Mapping[str, Any], lost: bool) -> str:
     if not outcome.failed:
         return ""
     if lost:
@@ -115,7 +100,7 @@ def _reason(
         return str(host["failure"])
     if outcome is Outcome.NAN:
         return f"energy or forces are not finite; {_closest(atoms)}"
-    return reasons.get(outcome, outcome.name.lower())
+    return outcome.name.lower()
 
 
 def _closest(atoms: ase.Atoms) -> str:

@@ -51,7 +51,7 @@ class ActiveSystems:
         sizes = np.asarray(self.batch.num_nodes_list)
         if frozen.all() or sizes[frozen].sum() < _RELEASE * sizes.sum():
             return
-        self.engine.explain_unheld(self.batch)
+        self.engine.explain(self.batch)
         leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
         state = self.engine.state
         left = self.batch.index_select(leaving)
@@ -66,7 +66,7 @@ class ActiveSystems:
 
     def gather(self) -> Batch:
         """Bring the user's batch up to date, in its order; the run may go on afterwards."""
-        self.engine.explain_unheld(self.batch)
+        self.engine.explain(self.batch)
         if self.batch is self.home:
             return self.home
         parts = [*self._left, (self.rows, self.batch, self.engine.state)]
@@ -81,7 +81,7 @@ class ActiveSystems:
 
     def finish(self) -> Batch:
         """Bring the user's batch and the engine's state up to date, and end the split."""
-        self.engine.explain_unheld(self.batch)
+        self.engine.explain(self.batch)
         if self.batch is not self.home:
             current = self.batch.evaluated
             self.gather()

@@ -151,6 +151,13 @@ class BaseDynamics(PerSystemParameters):
         """Return the systems that need another forward pass to end their step; None for nobody."""
         return None
 
+    def failing(self, batch: Batch) -> Bool[Tensor, "B 1"] | None:
+        """Return the systems that the method cannot move on, after :meth:`pre_update`; or None.
+
+        They leave with ``Outcome.ERROR``, and ``_reasons`` says why.
+        """
+        return None
+
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         """Return the state of ``n`` systems that the method has not moved yet.
 
@@ -393,6 +400,9 @@ class BaseDynamics(PerSystemParameters):
             self.prime(batch)  # they may have moved atoms
         if type(self).pre_update is not BaseDynamics.pre_update:
             self._update(self.pre_update, batch)
+            failing = self.failing(batch)
+            if failing is not None:
+                self.retire(batch, failing.view(-1), Outcome.ERROR)
         self._fire(stage.AFTER_PRE_UPDATE, batch)
         self._evaluate(batch)
         self._fire(stage.BEFORE_POST_UPDATE, batch)
@@ -434,12 +444,15 @@ class BaseDynamics(PerSystemParameters):
         for mask, _ in self.constraints(batch).failures():
             self.retire(batch, mask, Outcome.ERROR)
 
-    def explain_unheld(self, batch: Batch) -> None:
-        """Give the systems that constraints could not hold their reason; waits for the device."""
-        for mask, reason in self.constraints(batch).failures():
-            unheld = mask & (batch["outcome"].view(-1) == int(Outcome.ERROR))
-            for row in np.flatnonzero(unheld.cpu().numpy()).tolist():
-                batch.host[row] = {"failure": reason, **batch.host[row]}
+    def explain(self, batch: Batch) -> None:
+        """Note in ``host`` why systems failed, where constraints or method know; it waits."""
+        outcome = batch["outcome"].view(-1)
+        unheld = self.constraints(batch).failures()
+        known = [(mask & (outcome == int(Outcome.ERROR)), why) for mask, why in unheld]
+        known += [(outcome == int(failed), why) for failed, why in self._reasons.items()]
+        for rows, why in known:
+            for row in np.flatnonzero(rows.cpu().numpy()).tolist():
+                batch.host[row] = {"failure": why, **batch.host[row]}
 
     def _announce(self, batch: Batch, newly: Bool[Tensor, " B"]) -> None:
         self.newly_converged = newly
@@ -479,7 +492,7 @@ class BaseDynamics(PerSystemParameters):
             self.advance(batch)
         mask = self._test(batch)
         self._retire_unheld(batch)
-        self.explain_unheld(batch)
+        self.explain(batch)
         indices = None
         if mask is not None and self.convergence_hook is not None:
             before = torch.zeros_like(mask) if self._met is None else self._met

@@ -206,10 +206,10 @@ class AtomsDriver:
         if len(changes) or filters:
             # The changes are in the batch of all systems: what was split off it is out of date.
             self._discard()
-            self._reopen_failed(changes.rows)
+            self.reopen_failed(changes.rows)
 
-    def _reopen_failed(self, rows: Sequence[int]) -> None:
-        """Let systems that failed move again, because the user has changed them."""
+    def reopen_failed(self, rows: Sequence[int]) -> None:
+        """Let systems that failed move again, because the user has changed or was told of them."""
         changed = torch.zeros(len(self.batch), 1, dtype=torch.bool)
         changed[list(rows)] = True
         outcome = self.batch["outcome"]

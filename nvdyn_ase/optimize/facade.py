@@ -329,8 +329,9 @@ class EngineFacade(_Behind):
         """How each system stands: converged, steps, evaluations, energy, fmax, outcome, reason."""
         if self._driver is None:
             raise AttributeError("results are there for a list of Atoms, or with engine=True")
-        driver = self._driver
-        return Result.of_batch(driver.gather(), driver.atoms, reasons=driver.engine._reasons)
+        batch = self._driver.gather()
+        self._driver.engine.explain(batch)
+        return Result.of_batch(batch, self._driver.atoms)
 
     # ---------------------------------------------------------------- parameters
 

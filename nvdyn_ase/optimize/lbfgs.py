@@ -13,11 +13,10 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
-from nvdyn_ase.optimize.one_at_a_time import OneAtATime
-from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.optimize.line_search import SearchingFacade
 
 
-class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
+class LBFGS(SearchingFacade, ase.optimize.lbfgs.LBFGS):
     """L-BFGS, as ``ase.optimize.LBFGS``, for one Atoms or a list of them.
 
     J. Nocedal and S. J. Wright, Numerical Optimization, 2nd ed., Springer 2006, algorithm 7.4.
@@ -38,7 +37,8 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
         Factor on every step; curvature of the initial Hessian, eV/Å². These and ``maxstep`` take
         one value per system for a list.
     use_line_search
-        As in ASE; for one Atoms only.
+        Search along each direction, so that a step takes as many force calls as its search; there
+        is no damping then. In a list every system has trials of its own.
     scaled
         Scale the initial Hessian by the curvature along each system's last step (Nocedal and
         Wright, equation 7.20). It needs far fewer force calls than ASE's fixed one. The engine
@@ -51,7 +51,10 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
     Raises
     ------
     ValueError
-        ``maxstep`` is above 1 Å, or ``use_line_search`` is asked of the engine.
+        ``maxstep`` is above 1 Å.
+    RuntimeError
+        By a step of one Atoms: its line search failed. In a list, the system leaves with this as
+        its reason.
     """
 
     maxstep = EngineParameter()
@@ -75,13 +78,6 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
         engine: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        if use_line_search:
-            if isinstance(atoms, (list, tuple)) or model is not None or engine or scaled:
-                raise ValueError(
-                    "use_line_search=True is for one Atoms and ASE's own code; leave it out for a "
-                    "list, and LBFGS moves without it"
-                )
-            engine = False
         self._scaled = scaled
         maxstep = self.defaults["maxstep"] if maxstep is None else maxstep
         given = {"maxstep": maxstep, "damping": damping, "alpha": alpha}
@@ -101,8 +97,13 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
         self._read_restart()
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.LBFGS:
-        memory = self.state.memory
-        return dynamics.LBFGS(model, memory=memory, scaled=self._scaled, **self._given)
+        options = {"memory": self.state.memory, "scaled": self._scaled, **self._given}
+        if not self.use_line_search:
+            return dynamics.LBFGS(model, **options)
+        damping = options.pop("damping")
+        engine = dynamics.LBFGSLineSearch(model, **options)
+        engine.damping = damping  # which is there to be read, as in ASE
+        return engine
 
     def _count_pairs(self) -> None:
         if self._driver is not None:
@@ -112,8 +113,9 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
     # ---------------------------------------------------------------- restart
 
     def _after_step(self) -> None:
-        self.force_calls += 1
-        self.function_calls += 1
+        if not self.use_line_search:
+            self.force_calls += 1
+            self.function_calls += 1
         super()._after_step()
 
     def read(self) -> None:
@@ -158,8 +160,21 @@ class LBFGS(OptimizerFacade, ase.optimize.lbfgs.LBFGS):
         self._learned().put_into(state, self.state.memory)
 
 
-class LBFGSLineSearch(OneAtATime, ase.optimize.lbfgs.LBFGSLineSearch):
-    """``ase.optimize.LBFGSLineSearch`` as it is; it takes one Atoms."""
+class LBFGSLineSearch(LBFGS, ase.optimize.lbfgs.LBFGSLineSearch):
+    """L-BFGS with a line search, as ``ase.optimize.LBFGSLineSearch``, for one Atoms or a list.
+
+    It is :class:`LBFGS` with ``use_line_search=True``. The search is that of J. J. Moré and D. J.
+    Thuente, ACM Trans. Math. Softw. 20, 286 (1994), as in ASE.
+
+    Parameters
+    ----------
+    args, kwargs
+        Those of :class:`LBFGS`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["use_line_search"] = True
+        super().__init__(*args, **kwargs)
 
 
 class History(NamedTuple):

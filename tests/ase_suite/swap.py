@@ -17,9 +17,10 @@ from nvdyn_ase.optimize.driver import AtomsDriver
 FACADES = {
     "optimize.bfgs": ["BFGS"],
     "optimize.cellawarebfgs": ["CellAwareBFGS"],
+    "optimize.bfgslinesearch": ["BFGSLineSearch"],
     "optimize.fire": ["FIRE"],
     "optimize.fire2": ["FIRE2"],
-    "optimize.lbfgs": ["LBFGS"],
+    "optimize.lbfgs": ["LBFGS", "LBFGSLineSearch"],
     "optimize.mdmin": ["MDMin"],
     "optimize.oldqn": ["GoodOldQuasiNewton"],
     "optimize.rfo": ["RFO"],

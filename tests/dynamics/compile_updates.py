@@ -2,7 +2,7 @@
 
 import torch
 
-from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, BFGSLineSearch, MDMin
 from nvdyn_ase.dynamics.integrators.andersen import Collisions, collide
 from nvdyn_ase.dynamics.integrators.berendsen import berendsen_scale
 from nvdyn_ase.dynamics.integrators.bussi import bussi_scale
@@ -14,12 +14,14 @@ from nvdyn_ase.dynamics.integrators.mtk_flexible import along, matrix_flow, stra
 from nvdyn_ase.dynamics.integrators.nose_hoover import Chain, bath, chain_step
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.bfgs import newton_step
+from nvdyn_ase.dynamics.optimizers.bfgs_line_search import learned, product
 from nvdyn_ase.dynamics.optimizers.fire import FIREConstants, FIREState, fire_step
 from nvdyn_ase.dynamics.optimizers.fire2 import FIRE2Constants, FIRE2State, fire2_step
 from nvdyn_ase.dynamics.optimizers.gradient_descent import descent_step
 from nvdyn_ase.dynamics.optimizers.hessian import bfgs_update, multiple_of_one
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, learn, limited
 from nvdyn_ase.dynamics.optimizers.lbfgs import newton_step as lbfgs_step
+from nvdyn_ase.dynamics.optimizers.line_search import advance, start
 from nvdyn_ase.dynamics.optimizers.mdmin import MDMinState, mdmin_step
 from nvdyn_ase.dynamics.optimizers.oldqn import (
     CHANGES,
@@ -29,6 +31,7 @@ from nvdyn_ase.dynamics.optimizers.oldqn import (
     trusted_step,
 )
 from nvdyn_ase.dynamics.optimizers.rfo import augmented, rational_step
+from nvdyn_ase.dynamics.optimizers.searching import not_too_short
 from nvdyn_ase.dynamics.spectra import spectrum
 from nvdyn_ase.dynamics.trust import brackets
 from tests.wells import Well, wells
@@ -104,6 +107,25 @@ def compare_hessians() -> None:
     print("trusted_step")
 
 
+def compare_search(batch) -> None:
+    """Compare the update rules of line searches, and of BFGS with one."""
+    engine = BFGSLineSearch(Well(), maxstep=0.05)
+    engine.run(batch, n_steps=2)
+    state, forces = engine.state, batch["forces"]
+    limits, atoms = engine.limits(), (batch.batch, batch.ptr3)
+    compare(not_too_short, forces, state["shortest"], *atoms)
+    print("not_too_short")
+    compare(start, batch["energy"], -batch["energy"], batch["energy"], limits)
+    print("start")
+    compare(advance, state["search"], batch["energy"], batch["energy"], limits)
+    print("advance")
+    compare(product, state["H"], forces, batch.blocks)
+    print("product")
+    useful = torch.tensor([[True], [False]])
+    compare(learned, state["H"], forces, batch["positions"], useful, *atoms, batch.blocks)
+    print("learned")
+
+
 def main() -> None:
     """Go through all update rules."""
     batch = wells(1.0, 2.0)
@@ -122,6 +144,7 @@ def main() -> None:
         compare(fire2_step, batch["forces"], state, constants, use_abc, batch.batch, batch.ptr3)
     print("fire2_step")
     compare_lbfgs(batch)
+    compare_search(batch)
     engine = MDMin(Well())
     engine.run(batch, n_steps=2)
     state = MDMinState(*(engine.state[key] for key in MDMinState._fields))

@@ -21,12 +21,14 @@ from nvdyn_ase.dynamics import (
     NVE,
     RFO,
     Andersen,
+    BFGSLineSearch,
     Bussi,
     ConvergenceHook,
     GoodOldQuasiNewton,
     GradientDescent,
     IsotropicMTKNPT,
     Langevin,
+    LBFGSLineSearch,
     MaskedMTKNPT,
     MDMin,
     MelchionnaNPT,
@@ -34,6 +36,7 @@ from nvdyn_ase.dynamics import (
     NVTBerendsen,
     filter_cells,
 )
+from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from tests.atoms.constrained import constrained, free_molecule, symmetric
 from tests.wells import wells
@@ -78,16 +81,20 @@ def solves(event):
 
 
 def operations(engine, batch, steps=10):
-    """Count the leaf operations per step of a run that is long under way, eigensolvers apart."""
+    """Count the leaf operations per forward pass of a long run, eigensolvers apart."""
 
-    def counted(n_steps):
+    def counted(forwards):
+        run = Run(engine, batch, n_steps=10**9)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            engine.run(batch, n_steps=n_steps)
+            for _ in range(forwards):
+                run.settle()
+                run.advance()
+        run.close()
         leaves = (e for e in profiler.events() if not e.cpu_children and not solves(e))
         names = (e.name.removeprefix("aten::") for e in leaves if e.name.startswith("aten::"))
         return Counter(name for name in names if name not in VIEWS)
 
-    engine.run(batch, n_steps=3)
+    counted(3)
     short, long = counted(5), counted(5 + steps)
     return {name: (long[name] - short[name]) / steps for name in long if long[name] > short[name]}
 
@@ -125,6 +132,8 @@ ENGINES = {
     "fire2": (80, FIRE2),
     "abc-fire": (80, lambda model: FIRE2(model, use_abc=True)),
     "lbfgs": (100, LBFGS),
+    "lbfgs line search": (340, LBFGSLineSearch),
+    "bfgs line search": (345, BFGSLineSearch),
     "mdmin": (60, MDMin),
     "gradient descent": (30, GradientDescent),
     "bfgs": (80, BFGS),
@@ -205,7 +214,8 @@ def test_update_rules_compile_whole():
     command = [sys.executable, "-m", "tests.dynamics.compile_updates"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    names = ["fire_step", "fire2_step", "learn", "newton_step", "limited", "mdmin_step"]
+    names = ["fire_step", "fire2_step", "learn", "newton_step", "limited"]
+    names += ["not_too_short", "start", "advance", "product", "learned", "mdmin_step"]
     names += ["descent_step", "bfgs_update", "newton_step", "rational_step", "judged"]
     names += ["trusted_step"]
     names += ["kick", "langevin_kick", "berendsen_scale", "bussi_scale", "collide"]

@@ -265,7 +265,7 @@ def test_a_hessian_that_blows_up_takes_nobody_along(make):
     assert torch.isfinite(batch["positions"]).all()
     for row in (0, 2, 3):
         assert torch.equal(batch[[row]]["positions"], reference[[row]]["positions"])
-    assert "its Hessian is not finite" in make._reasons[Outcome.EXPLODED]
+    assert "its Hessian is not finite" in batch.host[1]["failure"]
 
 
 def test_a_matrix_that_is_not_finite_disturbs_no_other():

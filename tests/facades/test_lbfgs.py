@@ -7,7 +7,6 @@ from ase.io import read
 
 import nvdyn_ase.optimize
 from nvdyn_ase.optimize import LBFGS
-from nvdyn_ase.optimize.lbfgs import LBFGSLineSearch
 from nvdyn_ase.workflows import relax
 from tests.facades.test_lists import metals
 
@@ -88,19 +87,6 @@ def test_each_system_of_a_list_is_replayed(method, form, tmp_path):
         np.testing.assert_allclose(atoms.positions, reference.positions, atol=1e-12)
     with pytest.raises(ValueError, match="2 trajectories for 3"):
         optimizer.replay_trajectory(names[:2])
-
-
-def test_a_line_search_is_for_one_atoms(monkeypatch):
-    for options in ({}, {"model": "emt"}):
-        with pytest.raises(ValueError, match="one Atoms"):
-            LBFGS(metals(2), use_line_search=True, **options)
-    with pytest.raises(TypeError, match=r"LBFGSLineSearch takes one Atoms.*FIRE2, .*LBFGS"):
-        LBFGSLineSearch(metals(2))
-    monkeypatch.setenv("NVDYN_ASE_ENGINE", "always")
-    ours, theirs = metals(1)[0], metals(1)[0]
-    assert LBFGS(ours, use_line_search=True, logfile=None).run(fmax=0.01)
-    assert ase.optimize.LBFGSLineSearch(theirs, logfile=None).run(fmax=0.01)
-    assert np.array_equal(ours.positions, theirs.positions)
 
 
 def test_streams_find_it_by_name():

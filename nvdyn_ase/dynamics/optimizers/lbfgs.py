@@ -1,7 +1,7 @@
 """L-BFGS: the engine that remembers the curvature along its last steps."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -72,7 +72,7 @@ class LBFGS(Optimizer):
     """
 
     __needs_keys__ = frozenset({"forces"})
-    _per_system = ("maxstep", "damping", "alpha")
+    _per_system: ClassVar[tuple[str, ...]] = ("maxstep", "damping", "alpha")
 
     def __init__(
         self,
