@@ -73,7 +73,16 @@ class AtomicData(BaseModel):
     atomic_stresses: Tensor | None = None
     fixed: Tensor | None = None
     tags: Tensor | None = None
+    hidden: Tensor | None = None
     initial_charges: Tensor | None = None
+    orig_cell: Tensor | None = None
+    cell_filter: Tensor | None = None
+    cell_mask: Tensor | None = None
+    cell_factor: Tensor | None = None
+    hydrostatic_strain: Tensor | None = None
+    constant_volume: Tensor | None = None
+    scalar_pressure: Tensor | None = None
+    strain: Tensor | None = None
     energy: Tensor | None = None
     free_energy: Tensor | None = None
     stress: Tensor | None = None

@@ -120,7 +120,7 @@ CHANGES = {
 def test_each_change_touches_its_own_fields(name):
     systems, batch = made()
     before = {key: (tensor, tensor.clone()) for key, tensor in batch}
-    evaluated = batch.evaluated = Evaluated.now(batch, None)
+    evaluated = batch.evaluated = Evaluated.now(batch, None, ())
     change, fields = CHANGES[name]
     change(systems[2])
     changes = read_back(systems, batch)

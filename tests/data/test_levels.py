@@ -184,7 +184,7 @@ COLUMNS = sorted(key for key, field in FIELDS.items() if field.shape == (1,) and
 
 @pytest.mark.parametrize("key", COLUMNS)
 def test_a_flat_column_is_taken(key):
-    flat = torch.arange(2, dtype=FIELDS[key].dtype or F64)
+    flat = torch.arange(2).to(FIELDS[key].dtype or F64)
     batch = batch_of(2, 1)
     batch[key] = flat
     assert batch[key].tolist() == [[0], [1]]
