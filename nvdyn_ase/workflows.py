@@ -14,7 +14,7 @@ import nvdyn_ase.optimize
 from nvdyn_ase.atoms import Result, partition, unwrapped
 from nvdyn_ase.atoms.filters import why_not
 from nvdyn_ase.calculators import CalculatorModel, unsupported
-from nvdyn_ase.calculators.choosing import interchangeable
+from nvdyn_ase.calculators.choosing import interchangeable, without_stress
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.models import BaseModelMixin, Harmonic, as_model
@@ -177,6 +177,8 @@ class _Relaxation(NamedTuple):
                 reasons[row] = "it has no calculator; give it one, or all a model="
             elif (problem := why_not(self._item(batch[row]))) is not None:
                 reasons[row] = problem
+            elif lacking := without_stress([self._item(batch[row])], self.model):
+                reasons[row] = lacking[0].problem
         return reasons
 
     def _item(self, atoms: ase.Atoms) -> Any:

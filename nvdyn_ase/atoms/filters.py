@@ -35,6 +35,8 @@ def why_not(item: Any) -> str | None:
         return f"it is a filter on a {type(item.atoms).__name__}, not on an Atoms"
     if type(item) is Filter:
         atoms = np.arange(len(item.atoms))[item.index]
+        if not len(atoms):
+            return "it is a Filter that shows no atoms"
         return None if (np.diff(atoms) > 0).all() else "its indices are not in ascending order"
     if item.atoms.cell.rank != 3:
         return "it is a filter of a cell that does not have three cell vectors"
@@ -57,6 +59,7 @@ class Filters:
         self._cells = {row: f for row, f in self._filters.items() if type(f) is not Filter}
         self._rows = np.array(list(self._cells), np.int64)
         self._known: dict[str, np.ndarray] = {}
+        self._hidden = np.zeros(sum(len(filtered(item)) for item in items), bool)
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -73,14 +76,21 @@ class Filters:
         self._known = self._read()
         for key, values in self._known.items():
             put_rows(batch, key, self._rows, values)
+        self._hide(batch)
+
+    def _hide(self, batch: Batch) -> bool:
+        """Mark the atoms that filters do not show, and say whether those are others now."""
         hidden = np.zeros(batch.num_nodes, bool)
         for row, item in self._filters.items():
             if type(item) is Filter:
                 own = hidden[batch.host_ptr[row] : batch.host_ptr[row + 1]]
                 own[:] = True
                 own[item.index] = False
-        if hidden.any():
+        changed = not np.array_equal(hidden, self._hidden)
+        if changed:
+            self._hidden = hidden
             batch["hidden"] = torch.from_numpy(hidden).to(batch.device)
+        return changed
 
     def take_up(self, batch: Batch) -> bool:
         """Put into a batch what the user changed on the filters, and say whether there is any."""
@@ -89,7 +99,7 @@ class Filters:
         for key in changed:
             put_rows(batch, key, self._rows, now[key])
         self._known = now
-        return bool(changed)
+        return self._hide(batch) or bool(changed)
 
     def write(self, batch: Batch) -> None:
         """Write the strains of a batch into the strain filters."""

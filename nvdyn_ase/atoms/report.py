@@ -28,7 +28,8 @@ class Result:
     steps, evaluations
         Accepted steps, and forward passes in which it took part.
     energy
-        eV; NaN if there is none.
+        eV, with what constraints add to it as in ``Atoms.get_potential_energy``; NaN if there is
+        none.
     fmax
         Largest force that the optimizer saw, eV/Å; NaN if there is none.
     outcome
@@ -48,7 +49,13 @@ class Result:
     reason: str = ""
 
     @classmethod
-    def of_batch(cls, batch: Batch, atoms: Sequence[ase.Atoms], first: int = 0) -> list["Result"]:
+    def of_batch(
+        cls,
+        batch: Batch,
+        atoms: Sequence[ase.Atoms],
+        first: int = 0,
+        energies: np.ndarray | None = None,
+    ) -> list["Result"]:
         """Return the result of every system of a batch.
 
         Parameters
@@ -59,9 +66,13 @@ class Result:
             The user's objects, in the same order, up to date.
         first
             Position in the input of the first.
+        energies
+            (B,), eV; those of the model by default.
         """
         keys = ("steps", "evaluations", "energy", "fmax", "outcome")
         columns = {key: _column(batch, key) for key in keys}
+        if energies is not None:
+            columns["energy"] = energies
         lost = collapsed(batch)
         results = []
         for row, system in enumerate(atoms):

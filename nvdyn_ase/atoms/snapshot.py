@@ -2,19 +2,20 @@
 
 import ase
 
-from nvdyn_ase.atoms.constraints import copied
-
 # What ASE's calculators compare, besides cell and pbc.
 _COMPARED = ("positions", "numbers", "initial_charges", "initial_magmoms")
 
 
 def snapshot(atoms: ase.Atoms) -> ase.Atoms:
-    """Return a copy to compare with later, as ``Atoms.copy`` but faster where atoms are held."""
+    """Return a copy to compare with later, as ``Atoms.copy`` but with the constraints themselves.
+
+    Calculators do not compare those, and copies of some, as ``FixSymmetry``, are expensive.
+    """
     if not atoms.constraints:
         return atoms.copy()
     twin = ase.Atoms(cell=atoms.cell, pbc=atoms.pbc, info=atoms.info, celldisp=atoms.get_celldisp())
     twin.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
-    twin.set_constraint(copied(atoms.constraints))
+    twin.set_constraint(atoms.constraints)
     return twin
 
 

@@ -12,8 +12,10 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.mixing import LinearCombinationCalculator
 from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import Filter
 from loguru import logger
 
+from nvdyn_ase.atoms.asking import implements
 from nvdyn_ase.atoms.proxy import unwrapped
 from nvdyn_ase.calculators.calculator_model import CalculatorModel
 from nvdyn_ase.data import StructureError
@@ -88,6 +90,33 @@ def unsupported(
         found = unknown[np.isin(unknown, atoms.numbers)].tolist()
         if found:
             errors.append(StructureError(index, _problem(found, type(model).__name__)))
+    return errors
+
+
+def without_stress(
+    items: Sequence[Any], model: BaseModelMixin | None, indices: Sequence[int] | None = None
+) -> list[StructureError]:
+    """Return an error for each filter of a cell that gets no stress.
+
+    Parameters
+    ----------
+    items
+        Atoms, and filters on them.
+    model
+        What is to evaluate them all; None if each has its own calculator.
+    indices
+        As for :func:`unsupported`.
+    """
+    errors = []
+    positions = range(len(items)) if indices is None else indices
+    for index, item in zip(positions, items, strict=True):
+        if not isinstance(item, Filter) or type(item) is Filter:
+            continue
+        calculator = item.atoms.calc if model is None else model
+        card = getattr(calculator, "model_card", None)
+        if not (implements(calculator, "stress") if card is None else card.supports_stress):
+            name = type(unwrapped(calculator)).__name__
+            errors.append(StructureError(index, f"its cell is to move, and {name} has no stress"))
     return errors
 
 

@@ -71,7 +71,7 @@ class ActiveSystems:
             return self.home
         parts = [*self._left, (self.rows, self.batch, self.engine.state)]
         order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-        whole = _whole([batch for _, batch, _ in parts], order)
+        whole = put_together([batch for _, batch, _ in parts], order)
         self.home.set_edges({}, np.zeros(len(self.home), np.int64))
         self.home.neighbors = self.home.evaluated = None
         for key, tensor in whole:
@@ -98,7 +98,7 @@ class ActiveSystems:
         order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
         states = [state for _, _, state in parts]
         self.engine.align_states(states)
-        return _whole(states, order)
+        return put_together(states, order)
 
     def adopt_home(self) -> None:
         """End the split and go on from the user's batch as it stands."""
@@ -108,7 +108,8 @@ class ActiveSystems:
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
 
 
-def _whole(parts: list[Batch], order: np.ndarray) -> Batch:
+def put_together(parts: list[Batch], order: np.ndarray) -> Batch:
+    """Return the systems of all parts, in an order of them laid end to end; without pairs."""
     bare = [part.index_select(slice(None)) for part in parts]
     for part in bare:
         part.set_edges({}, np.zeros(len(part), np.int64))

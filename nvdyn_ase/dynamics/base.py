@@ -115,6 +115,7 @@ class BaseDynamics(PerSystemParameters):
         self._registry = HookRegistry()
         self._batch: Batch | None = None
         self._constraints: BatchConstraints | None = None
+        self._looked_at: tuple[Batch, BatchConstraints] | None = None
         self._mask: tuple[Tensor, int, ActiveMask | None] | None = None
         self._met: Bool[Tensor, " B"] | None = None
         self._fmax_source: Tensor | None = None
@@ -272,8 +273,9 @@ class BaseDynamics(PerSystemParameters):
                 f"{type(self).__name__} needs {', '.join(missing)}, and "
                 f"{type(self.model).__name__} gives {', '.join(outputs)} only"
             )
+        dtype = batch["positions"].dtype
         for key, values in outputs.items():
-            batch[key] = values
+            batch[key] = values.to(dtype) if values.is_floating_point() else values
         batch.evaluated = Evaluated.now(batch, self.model, outputs)
         failures = outputs.failures | failures
         new = {row: why for row, why in failures.items() if "failure" not in batch.host[row]}
@@ -316,7 +318,7 @@ class BaseDynamics(PerSystemParameters):
         """Make forces current if the method needs them and they are not."""
         if "forces" not in self.__needs_keys__:
             return
-        if not self.constraints(batch).are_of(batch):
+        if not self.is_arranged(batch):
             self.forget_constraints()
         if not self.is_current(batch):
             self._evaluate(batch)
@@ -334,14 +336,20 @@ class BaseDynamics(PerSystemParameters):
     def constraints(self, batch: Batch) -> BatchConstraints:
         """Return the constraints of the batch being moved."""
         if self._batch is not batch:  # somebody looks at another one in between
-            return BatchConstraints(batch)
+            if self._looked_at is None or self._looked_at[0] is not batch:
+                self._looked_at = batch, BatchConstraints(batch)
+            return self._looked_at[1]
         if self._constraints is None:
             self._constraints = BatchConstraints(batch)
         return self._constraints
 
+    def is_arranged(self, batch: Batch) -> bool:
+        """Say whether what was looked up of constraints is still so, as far as is known here."""
+        return self.constraints(batch).are_of(batch)
+
     def forget_constraints(self) -> None:
         """Look the constraints of the batch up again, because somebody may have changed them."""
-        self._constraints = self._fmax_source = None
+        self._constraints = self._fmax_source = self._looked_at = None
 
     def coordinates(self, batch: Batch) -> Float[Tensor, "V 3"]:
         """Return what is moved, Å."""
@@ -516,14 +524,13 @@ class BaseDynamics(PerSystemParameters):
             Which systems of the batch before these are; None if that cannot be said.
         """
         self._batch, self.state = batch, state
-        self._constraints = self._mask = self._met = None
-        if self._neighbors is not None and kept is not None:
+        self._constraints = self._mask = self._met = self._looked_at = None
+        if self._neighbors is None:
+            return
+        if kept is None:
+            self._neighbors.reference = None  # the pairs at hand are of other systems
+        else:
             self._neighbors.select(kept)
-
-    def forget_pairs(self) -> None:
-        """Find the pairs anew, because those at hand are of other systems."""
-        if self._neighbors is not None:
-            self._neighbors.reference = None
 
     def align_states(self, states: Sequence[Batch]) -> None:
         """Make states of this engine fit one behind the other, where the shape of fields grows."""

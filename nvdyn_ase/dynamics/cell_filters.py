@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def filter_cells(
     Raises
     ------
     ValueError
-        No such kind, a mask of another shape, or a system without three cell vectors.
+        No such kind, a mask of another shape, a system without three cell vectors, or a batch
+        that is not float64.
     """
     try:
         code = CellFilter[kind.upper()]
@@ -86,6 +88,8 @@ def filter_cells(
         raise ValueError(f"no cell filter {kind!r}; there are {kinds}") from None
     rows = np.arange(len(batch)) if systems is None else np.asarray(systems, int)
     cells = batch["cell"].cpu().double()[rows]
+    if batch["positions"].dtype is not torch.float64:
+        raise ValueError("a cell moves in float64 only; make the batch with that type")
     flat = np.flatnonzero(np.linalg.det(cells.numpy()) == 0.0)
     if len(flat) and code is not CellFilter.NONE:
         raise ValueError(f"system {rows[flat[0]]} does not have three cell vectors to move")
@@ -167,4 +171,9 @@ def full_mask(mask: Any) -> np.ndarray:
 
 def voigt(matrices: Float[Tensor, "S 3 3"]) -> Float[Tensor, "S 6"]:
     """Return xx, yy, zz, yz, xz, xy."""
-    return matrices.reshape(-1, 9)[:, [0, 4, 8, 5, 2, 1]]
+    return matrices.reshape(-1, 9).index_select(1, _components(matrices.device))
+
+
+@lru_cache
+def _components(device: torch.device) -> Tensor:
+    return torch.tensor([0, 4, 8, 5, 2, 1], device=device)

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_max
 from nvdyn_ase.data.sizes import Sizes
-from nvdyn_ase.dynamics.cell_filters import CellFilter
+from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, CellFilter
 from nvdyn_ase.dynamics.cells import DeformedCells, StrainedCells
 from nvdyn_ase.dynamics.matrices import inverse
+
+# What rows follow from. The strain is where they are.
+_READ = ("hidden", *(key for key in CELL_FIELDS if key != "strain"))
 
 
 def largest_norm(rows: Float[Tensor, "R 3"], ptr: Int[Tensor, " B1"]) -> Float[Tensor, "B 1"]:
@@ -58,6 +61,8 @@ class Rows(Sizes):
 
     Attributes
     ----------
+    kinds
+        The codes in ``cell_filter``, (B,), on the host.
     are_atoms
         The rows are the atoms of the batch, no more and no less.
     deformed, strained
@@ -65,7 +70,8 @@ class Rows(Sizes):
     """
 
     def __init__(self, batch: Batch) -> None:
-        kinds = _on_host(batch, "cell_filter", len(batch))
+        self._source = self._sources(batch)
+        kinds = self.kinds = _on_host(batch, "cell_filter", len(batch))
         seen = (_on_host(batch, "hidden", batch.num_nodes) == 0) & np.repeat(
             kinds != CellFilter.STRAIN, batch.num_nodes_list
         )
@@ -92,6 +98,18 @@ class Rows(Sizes):
         self._order = self._on_device(order)
         parts = np.split(places, np.cumsum([len(source) for source in sources])[:-1])
         self._places = [self._on_device(part.copy()) for part in parts]
+
+    @staticmethod
+    def _sources(batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        keys = [key for key in _READ if key in batch]
+        return {key: (batch[key], batch[key]._version) for key in keys}
+
+    def are_of(self, batch: Batch) -> bool:
+        """Say whether they are still those of the batch, as far as the host can tell."""
+        now, before = self._sources(batch), self._source
+        return now.keys() == before.keys() and all(
+            now[key][0] is before[key][0] and now[key][1] == before[key][1] for key in now
+        )
 
     @property
     def has_cells(self) -> bool:

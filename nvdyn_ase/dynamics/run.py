@@ -125,7 +125,6 @@ class Run:
         """Take who is done into the batch that is moved again, where they do not move."""
         if self.batch is not self.systems.home:
             self.systems.finish()
-            self.engine.forget_pairs()
             self._readback.forget()
 
     def close(self) -> Batch:

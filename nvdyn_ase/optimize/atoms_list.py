@@ -28,7 +28,11 @@ class AtomsList(Optimizable):
     def __init__(self, systems: Sequence[Any], driver: "AtomsDriver | None" = None) -> None:
         self.systems = systems
         self._driver = driver
-        self._starts = np.cumsum([0, *(len(atoms) for atoms in systems)])[:-1]
+
+    @property
+    def _starts(self) -> np.ndarray:
+        """First row of each system."""
+        return np.cumsum([0, *(len(item) for item in self.systems)])[:-1]
 
     @property
     def driver(self) -> "AtomsDriver":

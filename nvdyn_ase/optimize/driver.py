@@ -1,6 +1,7 @@
 """The user's Atoms and the engine that moves them, kept in step."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import ase
@@ -145,6 +146,11 @@ class AtomsDriver:
         close_run(self.batch, self.engine.exit_status)
         self._write()
 
+    def finish_after_error(self) -> None:
+        """End the run as far as that goes: the error on its way says more than another would."""
+        with suppress(Exception):
+            self.finish()
+
     def close(self) -> None:
         """End the run in progress, if any, and bring the batch up to date."""
         if self._run is not None:
@@ -243,6 +249,14 @@ class AtomsDriver:
     def outcomes(self) -> np.ndarray:
         """Return how each system ended, (B,) codes of ``Outcome``."""
         return self.gather()["outcome"].view(-1).cpu().numpy()
+
+    def energies(self) -> np.ndarray:
+        """Return the energies with what constraints add, as ``Atoms`` tell them, (B,), eV."""
+        batch = self.gather()
+        if "energy" not in batch:
+            return np.full(len(batch), np.nan)
+        energy = self.engine.constraints(batch).energy(batch, batch["energy"])
+        return energy.detach().view(-1).cpu().numpy()
 
     def column(self, key: str) -> np.ndarray:
         """Return a field with one number per system, (B,)."""

@@ -10,6 +10,7 @@ import numpy as np
 from nvdyn_ase.atoms import Result, unwrapped
 from nvdyn_ase.atoms.filters import filtered, why_not
 from nvdyn_ase.calculators import CalculatorModel, model_for
+from nvdyn_ase.calculators.choosing import without_stress
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
 from nvdyn_ase.models import BaseModelMixin
@@ -116,7 +117,9 @@ class EngineFacade(_Behind):
             super().__init__(AtomsList(items), **options)
         else:
             super().__init__(items[0], **files, **options)
-        model = model_for(systems, model)  # ASE's complaints come first
+        given, model = model, model_for(systems, model)  # ASE's complaints come first
+        if errors := without_stress(items, None if given is None else model):
+            raise errors[0]
         self.atoms = list(items) if several else items[0]
         made = self._make_engine(model)
         for hook in self._hooks:
@@ -225,9 +228,14 @@ class EngineFacade(_Behind):
                         driver.take_up_changes()
                     if not converged and driver.settle():
                         break
-            finally:
+            except Exception:
                 self._in_run = False
-                driver.finish()
+                driver.finish_after_error()
+                raise
+            finally:
+                if self._in_run:
+                    self._in_run = False
+                    driver.finish()
 
     def run(self, *args: Any, **kwargs: Any) -> bool:
         """Run, as in ASE; return whether all systems have converged."""
@@ -270,8 +278,13 @@ class EngineFacade(_Behind):
                     driver.advance()
                     self._after_step()
                     self.nsteps += 1
-            finally:
+            except Exception:
+                driver.finish_after_error()
+                raise
+            except BaseException:
                 driver.finish()
+                raise
+            driver.finish()
         return bool(self.converged())
 
     # ---------------------------------------------------------------- looking
@@ -331,7 +344,7 @@ class EngineFacade(_Behind):
             raise AttributeError("results are there for a list of Atoms, or with engine=True")
         batch = self._driver.gather()
         self._driver.engine.explain(batch)
-        return Result.of_batch(batch, self._driver.atoms)
+        return Result.of_batch(batch, self._driver.atoms, energies=self._driver.energies())
 
     # ---------------------------------------------------------------- parameters
 

@@ -78,7 +78,7 @@ class OptimizerFacade(EngineFacade):
         if self.nsteps == 0:
             pad = " " * len(name)
             write(f"{pad}  Step     Time  Systems  Converged  Failed  Energy/atom    max fmax\n")
-        energy = np.nansum(self._driver.column("energy")) / sum(self._driver.batch.num_nodes_list)
+        energy = np.nansum(self._driver.energies()) / sum(self._driver.batch.num_nodes_list)
         write(
             f"{name}: {self.nsteps:5d} {now} {len(outcomes):8d} {done:10d} {failed:7d} "
             f"{energy:12.6f} {self.optimizable.gradient_norm(gradient):11.6f}\n"

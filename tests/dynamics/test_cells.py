@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvdyn_ase.atoms import Result, batch_from_atoms
+from nvdyn_ase.atoms import HostConstraint, Result, batch_from_atoms
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics import FIRE, LBFGS, ConvergenceHook, MDMin, NaNDetectorHook, Outcome
+from nvdyn_ase.dynamics import (
+    FIRE,
+    LBFGS,
+    ConvergenceHook,
+    HookStageEnum,
+    MDMin,
+    NaNDetectorHook,
+    Outcome,
+)
 from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, filter_cells
 from nvdyn_ase.dynamics.matrices import (
     exponential,
@@ -18,8 +26,8 @@ from nvdyn_ase.dynamics.matrices import (
     inverse,
     logarithm,
 )
-from nvdyn_ase.models import EMT
-from tests.wells import Well, wells
+from nvdyn_ase.models import EMT, Harmonic
+from nvdyn_ase.models.base import ModelOutputs
 
 KINDS = ("none", "unit_cell", "frechet", "exp", "strain")
 
@@ -232,12 +240,88 @@ def test_a_cell_that_collapses_leaves_the_rest_alone():
             assert torch.equal(reference[[row]][key], broken[[row]][key]), (row, key)
 
 
-def test_systems_that_get_a_filter_between_runs_get_new_rows():
-    batch, engine = filtered(["none"] * 3), FIRE(EMT())
+@pytest.mark.parametrize("make", [FIRE, LBFGS, MDMin])
+def test_systems_that_get_another_filter_begin_anew_and_the_others_go_on(make):
+    batch, engine = filtered(["none", "unit_cell", "none"]), make(EMT())
+    reference, same = filtered(["none", "unit_cell", "none"]), make(EMT())
     engine.run(batch, n_steps=3)
+    same.run(reference, n_steps=6)
+    filter_cells(batch, "frechet", systems=[1])
     filter_cells(batch, "frechet", systems=[2])
+    alone = batch.index_select([1, 2])
     engine.run(batch, n_steps=3)
-    assert engine.state.num_nodes_list == [4, 2, 4 + 3]
+    make(EMT()).run(alone, n_steps=3)
+    assert engine.state.num_nodes_list == [4, 2 + 3, 4 + 3]
+    for key in ("positions", "cell"):
+        assert torch.equal(batch[[0]][key], reference[[0]][key])
+        assert torch.equal(batch[[1, 2]][key], alone[key])
+
+
+def test_a_hook_may_change_the_pressure_on_the_way():
+    class Press:
+        stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+        def __call__(self, batch, dynamics):
+            if dynamics.step_count == 4:
+                batch["scalar_pressure"] = torch.full((3, 1), 0.05, dtype=torch.float64)
+
+    batch, reference = filtered(["frechet"] * 3), filtered(["frechet"] * 3)
+    FIRE(EMT(), hooks=[Press()]).run(batch, n_steps=10)
+    engine = FIRE(EMT())
+    engine.run(reference, n_steps=5)
+    reference["scalar_pressure"] = torch.full((3, 1), 0.05, dtype=torch.float64)
+    engine.run(reference, n_steps=5)
+    assert torch.equal(batch["cell"], reference["cell"])
+
+
+class SinglePrecisionEMT(EMT):
+    """A model that computes in single precision, as most learned ones do."""
+
+    def forward(self, batch):
+        outputs = super().forward(batch)
+        return ModelOutputs({key: tensor.float() for key, tensor in outputs.items()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [FIRE, LBFGS, MDMin])
+def test_a_model_may_compute_in_single_precision(kind, make):
+    batch = filtered([kind] * 3)
+    make(SinglePrecisionEMT()).run(batch, n_steps=5)
+    assert batch["positions"].dtype == batch["forces"].dtype == torch.float64
+    reference = filtered([kind] * 3)
+    make(EMT()).run(reference, n_steps=5)
+    torch.testing.assert_close(batch["cell"], reference["cell"], rtol=1e-4, atol=1e-4)
+
+
+class Watching(HostConstraint):
+    """An object with a say in the cell that counts how often it is asked."""
+
+    has_potential, adjusts_stress, adjusts_cell = False, False, True
+
+    def __init__(self):
+        self.asked = 0
+
+    def adjust_cell(self, old, new, positions):
+        self.asked += 1
+        return new
+
+    def adjust_positions(self, old, new, cell):
+        return new
+
+    def adjust_forces(self, positions, cell, forces, md):
+        return forces
+
+    def removed_dof(self):
+        return 0
+
+
+def test_constraints_of_a_cell_that_nobody_moves_are_not_asked_about_it():
+    batch, watching = filtered(["none", "frechet", "strain"]), [Watching(), Watching()]
+    batch.constraints[:2] = [(watching[0],), (watching[1],)]
+    before = batch["cell"][0].clone()
+    FIRE(EMT()).run(batch, n_steps=5)
+    assert [own.asked for own in watching] == [0, 5]
+    assert torch.equal(batch["cell"][0], before)
 
 
 # -------------------------------------------------------------------------------- errors
@@ -260,7 +344,9 @@ def test_what_cannot_be_filtered_is_refused():
     with pytest.raises(ValueError, match="mask of strains"):
         filter_cells(batch_from_atoms(crystals()), mask=[1, 1])
     with pytest.raises(ValueError, match="system 1 does not have three cell vectors"):
-        filter_cells(wells(1.0, 2.0), systems=[1])
+        filter_cells(batch_from_atoms([bulk("Cu"), molecule("CO")]), systems=[1])
+    with pytest.raises(ValueError, match="float64 only"):
+        filter_cells(batch_from_atoms(crystals(), dtype=torch.float32))
     with pytest.raises(ValueError, match="scalar_pressure"):
         filter_cells(batch_from_atoms(crystals()), scalar_pressure=[0.0, 0.1])
 
@@ -268,4 +354,4 @@ def test_what_cannot_be_filtered_is_refused():
 def test_a_model_without_stress_is_refused():
     batch = filtered(["frechet"] * 3)
     with pytest.raises(RuntimeError, match="FIRE needs stress"):
-        FIRE(Well()).run(batch, n_steps=1)
+        FIRE(Harmonic()).run(batch, n_steps=1)

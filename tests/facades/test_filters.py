@@ -7,6 +7,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
+from nvdyn_ase.constraints import Hookean
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.filters import (
@@ -17,7 +18,8 @@ from nvdyn_ase.filters import (
     UnitCellFilter,
 )
 from nvdyn_ase.md import VelocityVerlet
-from nvdyn_ase.optimize import FIRE, FIRE2, LBFGS, MDMin
+from nvdyn_ase.optimize import BFGS, FIRE, FIRE2, LBFGS, LBFGSLineSearch, MDMin
+from nvdyn_ase.workflows import relax
 from tests.systems import ARGON, copper_slab
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use FrechetCellFilter")
@@ -236,6 +238,69 @@ def test_a_pressure_that_is_set_on_the_way_is_taken_up():
         np.testing.assert_allclose(ours.cell, theirs.cell, atol=1e-10)
 
 
+@pytest.mark.parametrize("make", [FIRE, FIRE2, LBFGS, MDMin, BFGS, LBFGSLineSearch])
+@pytest.mark.parametrize("log", [None, "run.log"])
+def test_a_run_may_go_on_wherever_systems_had_left(make, log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def items():
+        structures = gold(6)
+        kinds = [FrechetCellFilter, UnitCellFilter, StrainFilter]
+        wrapped = [kind(atoms) for kind, atoms in zip(kinds, structures, strict=False)]
+        return structures, wrapped + structures[3:]
+
+    whole, moved = items()
+    make(moved, logfile=log).run(fmax=0.08, steps=40)
+    for first in (1, 3, 6, 10, 15):
+        parts, moved = items()
+        optimizer = make(moved, logfile=log)
+        optimizer.run(fmax=0.08, steps=first)
+        optimizer.run(fmax=0.08, steps=40 - first)
+        for own, other in zip(parts, whole, strict=True):
+            np.testing.assert_allclose(own.positions, other.positions, atol=1e-9)
+            np.testing.assert_allclose(own.cell, other.cell, atol=1e-9)
+
+
+def test_other_atoms_may_be_shown_on_the_way():
+    structures, alone = gold(2), gold(2)
+    several = [Filter(atoms, indices=[0]) for atoms in structures]
+    optimizer = FIRE([several[0], structures[1]], **QUIET)
+    item = Filter(alone[0], indices=[0])
+    reference = ase.optimize.FIRE(item, **QUIET)
+    for run, shown in ((optimizer, several[0]), (reference, item)):
+        run.run(fmax=0, steps=4)
+        shown.index, shown.n = np.array([1]), 1
+        run.run(fmax=0, steps=4)
+    np.testing.assert_allclose(structures[0].positions, alone[0].positions, atol=1e-10)
+
+
+class NoStress(EMT):
+    implemented_properties = ("energy", "forces")
+
+
+def test_a_cell_needs_a_calculator_with_stress():
+    structures = gold(2)
+    structures[1].calc = NoStress()
+    with pytest.raises(StructureError, match="structure 1: its cell is to move, and NoStress"):
+        FIRE([structures[0], FrechetCellFilter(structures[1])], **QUIET)
+    FIRE([FrechetCellFilter(structures[0]), structures[1]], **QUIET).run(fmax=0.05, steps=3)
+    FIRE([Filter(structures[1], indices=[0])], **QUIET).run(fmax=0.05, steps=3)
+    result = next(relax([structures[1]], cell_filter="FrechetCellFilter"))
+    assert (result.outcome, "NoStress has no stress" in result.reason) == (Outcome.REJECTED, True)
+
+
+def test_energies_of_results_and_log_are_those_of_the_atoms(tmp_path):
+    structures = gold(2)
+    structures[0].set_constraint(Hookean(0, 1, rt=1.0, k=2.0))
+    log = tmp_path / "log"
+    optimizer = FIRE([FrechetCellFilter(structures[0]), structures[1]], logfile=str(log))
+    optimizer.run(fmax=0.05, steps=3)
+    energies = [atoms.get_potential_energy() for atoms in structures]
+    assert [result.energy for result in optimizer.results] == pytest.approx(energies)
+    per_atom = sum(energies) / sum(map(len, structures))
+    assert float(log.read_text().split()[-2]) == pytest.approx(per_atom, abs=1e-6)
+
+
 def test_what_the_engine_cannot_move_is_said():
     structures = gold()
 
@@ -245,6 +310,7 @@ def test_what_the_engine_cannot_move_is_said():
     refused = {
         "a Mine is neither": Mine(structures[0]),
         "not in ascending order": Filter(structures[0], indices=[1, 0]),
+        "shows no atoms": Filter(structures[0], indices=[]),
         "filter on a Filter": Filter(Filter(structures[0], indices=[0, 1]), indices=[0]),
         "include_ideal_gas": StrainFilter(structures[0], include_ideal_gas=True),
     }

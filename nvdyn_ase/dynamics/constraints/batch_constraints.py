@@ -136,10 +136,15 @@ class BatchConstraints:
 
         It is what ``ase.Atoms.set_cell`` would store; the very same as new if nobody cares.
         """
+        allowed = new
         for kind in self._kinds:
             if kind.adjusts_cell:
-                new = kind.cell(batch, old, new)
-        return new
+                allowed = kind.cell(batch, old, allowed)
+        if allowed is new:
+            return new
+        # A cell that nobody moves is not touched, whoever shares its batch.
+        moves = (new != old).view(-1, 9).any(1).view(-1, 1, 1)
+        return torch.where(moves, allowed, new)
 
     def degrees_of_freedom(self, batch: Batch) -> Float[Tensor, "B 1"]:
         """Return the number of degrees of freedom of each system, as ASE counts them.
@@ -187,7 +192,8 @@ def _kinds(batch: Batch, descriptions: list[list[Description]]) -> list[Kind]:
             rounds[place].setdefault(type(description), []).append(Member(row, description))
     kinds = []
     for each in rounds:
-        for described, members in each.items():
+        # In an order that does not depend on who is in the batch.
+        for described, members in sorted(each.items(), key=lambda item: item[0].__name__):
             kind = described.together(batch, members)
             kind.members = members
             kinds.append(kind)

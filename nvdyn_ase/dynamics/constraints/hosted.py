@@ -133,8 +133,8 @@ class HostedKind(Kind):
     ) -> Float[Tensor, "B 3 3"]:
         """Let the objects adjust the cell."""
         for row, atoms, constraint in self._members:
-            if _says(constraint, "adjusts_cell"):
-                given = _on_host(old[row], new[row], batch["positions"][atoms])
+            given = _on_host(old[row], new[row], batch["positions"][atoms])
+            if _says(constraint, "adjusts_cell") and not np.array_equal(given[0], given[1]):
                 new = _replaced(new, row, constraint.adjust_cell(*given))
         return new
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level
+from nvdyn_ase.dynamics.active import put_together
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.rows import Rows, largest_norm
 
@@ -25,6 +26,7 @@ class Optimizer(BaseDynamics):
     _writes_in_place: ClassVar[bool] = False
 
     _rows: Rows | None = None
+    _rows_looked_at: tuple[Batch, Rows] | None = None
     _row_forces: tuple[Any, Tensor] | None = None
 
     # ---------------------------------------------------------------- rows
@@ -32,7 +34,9 @@ class Optimizer(BaseDynamics):
     def rows(self, batch: Batch) -> Rows:
         """Return which rows the batch has."""
         if self._batch is not batch:  # somebody looks at another one in between
-            return Rows(batch)
+            if self._rows_looked_at is None or self._rows_looked_at[0] is not batch:
+                self._rows_looked_at = batch, Rows(batch)
+            return self._rows_looked_at[1]
         if self._rows is None:
             self._rows = Rows(batch)
         return self._rows
@@ -53,15 +57,43 @@ class Optimizer(BaseDynamics):
     def follow(self, batch: Batch, state: Batch, kept: np.ndarray | None) -> None:
         """Go on with another batch and the state that belongs to it."""
         super().follow(batch, state, kept)
-        self._rows = self._row_forces = None
+        self._rows = self._rows_looked_at = self._row_forces = None
+
+    def is_arranged(self, batch: Batch) -> bool:
+        """Say whether what was looked up of constraints and filters is still so."""
+        return super().is_arranged(batch) and self.rows(batch).are_of(batch)
 
     def forget_constraints(self) -> None:
         """Look constraints and filters up again, because somebody may have changed them."""
         super().forget_constraints()
-        self._rows = self._row_forces = None
-        batch = self._batch
-        if batch is not None and self.rows(batch).num_nodes_list != self.state.num_nodes_list:
-            self._init_state(batch)  # there is nothing to go on from
+        self._rows = self._rows_looked_at = self._row_forces = None
+        if self._batch is not None:
+            self._renew_state(self._batch)
+
+    def _init_state(self, batch: Batch) -> None:
+        super()._init_state(batch)
+        if "cell_filter" in batch:
+            self.state["cell_filter"] = batch["cell_filter"]  # what its rows stand for
+
+    def _renew_state(self, batch: Batch) -> None:
+        """Give systems whose rows stand for something else now a new state."""
+        rows, before = self.rows(batch), self.state
+        kinds = np.zeros(len(batch), int)
+        if "cell_filter" in before:
+            kinds = before["cell_filter"].view(-1).cpu().numpy()
+        changed = kinds != rows.kinds
+        changed |= np.not_equal(before.num_nodes_list, rows.num_nodes_list)
+        if not changed.any():
+            return
+        self._init_state(batch)
+        if changed.all():
+            return
+        if "cell_filter" in self.state and "cell_filter" not in before:
+            before["cell_filter"] = torch.zeros_like(self.state["cell_filter"])
+        kept, new = np.flatnonzero(~changed), np.flatnonzero(changed)
+        parts = [before.index_select(kept), self.state.index_select(new)]
+        self.align_states(parts)
+        self.state = put_together(parts, np.argsort(np.concatenate([kept, new])))
 
     def needs(self, batch: Batch) -> frozenset[str]:
         """Return what the model has to give: the stress too, where a cell moves."""
