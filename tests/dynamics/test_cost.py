@@ -21,12 +21,15 @@ from nvdyn_ase.dynamics import (
     Andersen,
     Bussi,
     ConvergenceHook,
+    InhomogeneousNPTBerendsen,
     IsotropicMTKNPT,
     Langevin,
+    LangevinBAOAB,
     MaskedMTKNPT,
     MDMin,
     MelchionnaNPT,
     NoseHooverChainNVT,
+    NPTBerendsen,
     NVTBerendsen,
     filter_cells,
 )
@@ -83,6 +86,14 @@ ENGINES = {
     "nve, a time step per system": (12, lambda model: NVE(model, dt=[0.1, 0.2, 0.3, 0.4])),
     "andersen": (60, lambda model: Andersen(model, 0.1, 300.0, 0.01, seed=0)),
     "berendsen": (40, lambda model: NVTBerendsen(model, 0.1, 300.0, 10.0)),
+    "berendsen, npt": (
+        60,
+        lambda model: NPTBerendsen(model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0),
+    ),
+    "berendsen, inhomogeneous": (
+        80,
+        lambda model: InhomogeneousNPTBerendsen(model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0),
+    ),
     "bussi": (60, lambda model: Bussi(model, 0.1, 300.0, 10.0, seed=0)),
     "bussi, everything per system": (
         60,
@@ -94,6 +105,16 @@ ENGINES = {
         lambda model: Langevin(model, 0.1, [100.0, 200.0, 300.0, 400.0], 0.01, seed=0),
     ),
     "langevin, fixcm": (60, lambda model: Langevin(model, 0.1, 300.0, 0.01, fixcm=True, seed=0)),
+    "baoab": (60, lambda model: LangevinBAOAB(model, 0.1, 300.0, T_tau=10.0, seed=0)),
+    "baoab, nve": (60, lambda model: LangevinBAOAB(model, 0.1)),
+    "baoab, npt": (
+        200,
+        lambda model: LangevinBAOAB(model, 0.1, 300.0, 0.0, T_tau=10.0, P_tau=100.0, seed=0),
+    ),
+    "baoab, hydrostatic": (
+        200,
+        lambda model: LangevinBAOAB(model, 0.1, 300.0, 0.0, True, T_tau=10.0, seed=0),
+    ),
     "nose-hoover": (350, lambda model: NoseHooverChainNVT(model, 0.1, 300.0, 10.0)),
     "mtk-isotropic": (800, lambda model: IsotropicMTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0)),
     "mtk": (800, lambda model: MTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0)),
@@ -190,5 +211,6 @@ def test_update_rules_compile_whole():
     names = ["fire_step", "fire2_step", "learn", "newton_step", "limited", "mdmin_step"]
     names += ["kick", "langevin_kick", "berendsen_scale", "bussi_scale", "collide"]
     names += ["chain_step", "dilation_force", "flow", "strain_force", "matrix_flow", "drags"]
-    names += ["triangle", "limited"]
+    names += ["berendsen_factor"]
+    names += ["triangle", "limited", "ornstein_uhlenbeck", "cell_force", "friction_matrix"]
     assert done.stdout.split() == names
