@@ -30,6 +30,7 @@ from nvdyn_ase.dynamics.integrators import (
     NVTBerendsen,
     NVTLangevin,
     NVTNoseHoover,
+    StochasticCellRescaling,
     VelocityVerlet,
 )
 from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin, Optimizer
@@ -73,6 +74,7 @@ __all__ = [
     "Outcome",
     "ProgressHook",
     "SnapshotHook",
+    "StochasticCellRescaling",
     "VelocityVerlet",
     "filter_cells",
 ]

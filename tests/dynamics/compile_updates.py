@@ -11,6 +11,12 @@ from nvdyn_ase.dynamics.integrators.baoab import (
 )
 from nvdyn_ase.dynamics.integrators.berendsen import berendsen_scale
 from nvdyn_ase.dynamics.integrators.bussi import bussi_scale
+from nvdyn_ase.dynamics.integrators.cell_rescaling import (
+    shape_drift,
+    shape_heat,
+    volume_drift,
+    volume_heat,
+)
 from nvdyn_ase.dynamics.integrators.langevin import coefficients, langevin_kick, perturbations
 from nvdyn_ase.dynamics.integrators.melchionna import drags, is_upper, triangle
 from nvdyn_ase.dynamics.integrators.melchionna import limited as limited_strain
@@ -69,6 +75,14 @@ def compare_barostats(row, matrix) -> None:
     print("drags")
     compare(berendsen_factor, matrix[:, 0], 0.1, 0.2)
     print("berendsen_factor")
+    compare(volume_drift, row, row, row, row, row)
+    print("volume_drift")
+    compare(volume_heat, row, row, row, row)
+    print("volume_heat")
+    compare(shape_drift, matrix, row, row)
+    print("shape_drift")
+    compare(shape_heat, matrix, matrix, row, row, row)
+    print("shape_heat")
     compare(triangle, matrix, is_upper(matrix))
     print("triangle")
     compare(limited_strain, matrix, matrix, row)

@@ -25,6 +25,7 @@ from nvdyn_ase.dynamics import (
     NoseHooverChainNVT,
     NPTBerendsen,
     NVTBerendsen,
+    StochasticCellRescaling,
 )
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
@@ -48,6 +49,10 @@ ENGINES = {
         EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0
     ),
     "bussi": lambda: Bussi(EMT(), 0.3, 300.0, 5.0, seed=7),
+    "rescaling": lambda: StochasticCellRescaling(EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0, seed=7),
+    "rescaling, any shape": lambda: StochasticCellRescaling(
+        EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0, isotropic=False, seed=7
+    ),
     "langevin": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, seed=7),
     "nose-hoover": lambda: NoseHooverChainNVT(EMT(), 0.3, 300.0, 100.0),
     "nose-hoover, as in ase": lambda: NoseHooverChainNVT(EMT(), 0.3, 300.0, 100.0, as_ase=True),
@@ -77,6 +82,8 @@ CELLS = {
     "baoab, hydrostatic",
     "berendsen, npt",
     "berendsen, inhomogeneous",
+    "rescaling",
+    "rescaling, any shape",
 }
 KEYS = (
     "cell",

@@ -31,6 +31,7 @@ from nvdyn_ase.dynamics import (
     NoseHooverChainNVT,
     NPTBerendsen,
     NVTBerendsen,
+    StochasticCellRescaling,
     filter_cells,
 )
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
@@ -98,6 +99,16 @@ ENGINES = {
     "bussi, everything per system": (
         60,
         lambda model: Bussi(model, [0.1, 0.2, 0.3, 0.4], [1.0] * 4, [10.0] * 4, seed=[1, 2, 3, 4]),
+    ),
+    "cell rescaling": (
+        150,
+        lambda model: StochasticCellRescaling(model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0, seed=0),
+    ),
+    "cell rescaling, any shape": (
+        150,
+        lambda model: StochasticCellRescaling(
+            model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0, isotropic=False, seed=0
+        ),
     ),
     "langevin": (35, lambda model: Langevin(model, 0.1, 300.0, 0.01, seed=0)),
     "langevin, a temperature per system": (
@@ -212,5 +223,6 @@ def test_update_rules_compile_whole():
     names += ["kick", "langevin_kick", "berendsen_scale", "bussi_scale", "collide"]
     names += ["chain_step", "dilation_force", "flow", "strain_force", "matrix_flow", "drags"]
     names += ["berendsen_factor"]
+    names += ["volume_drift", "volume_heat", "shape_drift", "shape_heat"]
     names += ["triangle", "limited", "ornstein_uhlenbeck", "cell_force", "friction_matrix"]
     assert done.stdout.split() == names

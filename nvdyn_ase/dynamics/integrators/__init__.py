@@ -4,6 +4,7 @@ from nvdyn_ase.dynamics.integrators.andersen import Andersen
 from nvdyn_ase.dynamics.integrators.baoab import LangevinBAOAB
 from nvdyn_ase.dynamics.integrators.berendsen import NVTBerendsen
 from nvdyn_ase.dynamics.integrators.bussi import Bussi
+from nvdyn_ase.dynamics.integrators.cell_rescaling import StochasticCellRescaling
 from nvdyn_ase.dynamics.integrators.langevin import Langevin, NVTLangevin
 from nvdyn_ase.dynamics.integrators.melchionna import MelchionnaNPT
 from nvdyn_ase.dynamics.integrators.mtk import NPH, NPT, IsotropicMTKNPT
@@ -30,5 +31,6 @@ __all__ = [
     "NVTLangevin",
     "NVTNoseHoover",
     "NoseHooverChainNVT",
+    "StochasticCellRescaling",
     "VelocityVerlet",
 ]
