@@ -90,10 +90,10 @@ def test_harmonic_wells_have_the_temperature_in_both_energies(name, excess):
 
 
 def test_wells_have_the_exact_width_under_baoab_whatever_the_time_step():
-    """<x²> = kT / k at a tenth, and at nearly the whole, of the largest stable step."""
-    for dt in (0.2, 1.8):  # the lightest atom's limit is 2 sqrt(1.008)
-        engine = LangevinBAOAB(Harmonic(k=1.0), dt, TEMPERATURE, T_tau=2.0, seed=11)
-        sampler = Sampler(engine, replicas(200)).run(200, 20, 40)
+    """<x²> = kT / k at a tenth and at half of the largest stable step, 2 sqrt(m / k)."""
+    for dt in (0.7, 3.4):  # for carbon, the lightest
+        engine = LangevinBAOAB(Harmonic(k=1.0), dt, TEMPERATURE, T_tau=20.0, seed=11)
+        sampler = Sampler(engine, replicas(200)).run(500, 15, 20)
         assert deviation(sampler.potential, 1.5 * ATOMS * kB * TEMPERATURE) < 4.0
 
 
@@ -106,7 +106,7 @@ def test_bussis_thermostat_keeps_account_of_the_energy():
             engine.run(batch, n_steps=round(2 / dt))
             energies.append(engine.conserved_energy(batch).view(-1).numpy())
         drifts.append(np.ptp(energies, axis=0).max())
-    assert drifts[1] < drifts[0] / 3.0 < 0.01
+    assert drifts[1] < drifts[0] / 2.0 < 0.01
 
 
 def test_berendsens_thermostat_gives_the_mean_and_not_the_fluctuations():
