@@ -2,13 +2,16 @@
 
 from nvdyn_ase.md.andersen import Andersen
 from nvdyn_ase.md.bussi import Bussi
+from nvdyn_ase.md.cell_rescaling import StochasticCellRescaling
 from nvdyn_ase.md.langevin import Langevin
+from nvdyn_ase.md.langevinbaoab import LangevinBAOAB
 from nvdyn_ase.md.nose_hoover_chain import (
     MTKNPT,
     IsotropicMTKNPT,
     MaskedMTKNPT,
     NoseHooverChainNVT,
 )
+from nvdyn_ase.md.nptberendsen import Inhomogeneous_NPTBerendsen, NPTBerendsen
 from nvdyn_ase.md.nvtberendsen import NVTBerendsen
 from nvdyn_ase.md.verlet import VelocityVerlet
 
@@ -16,10 +19,14 @@ __all__ = [
     "MTKNPT",
     "Andersen",
     "Bussi",
+    "Inhomogeneous_NPTBerendsen",
     "IsotropicMTKNPT",
     "Langevin",
+    "LangevinBAOAB",
     "MaskedMTKNPT",
+    "NPTBerendsen",
     "NVTBerendsen",
     "NoseHooverChainNVT",
+    "StochasticCellRescaling",
     "VelocityVerlet",
 ]

@@ -1,4 +1,4 @@
-"""What the facades of integrators with a conserved quantity have in common."""
+"""What the facades of integrators have in common that know what is conserved."""
 
 from typing import Any, cast
 
@@ -6,8 +6,8 @@ from nvdyn_ase.md.md import MolecularDynamicsFacade
 from nvdyn_ase.optimize.facade import EngineFacade
 
 
-class ConservingFacade(MolecularDynamicsFacade):
-    """Steps without forces given or returned, as ASE's of this kind; knows what is conserved."""
+class UnforcedFacade(MolecularDynamicsFacade):
+    """Steps without forces given or returned, as some of ASE's integrators."""
 
     def step(self) -> None:  # type: ignore[override]
         """Do one step, as in ASE."""
@@ -15,6 +15,10 @@ class ConservingFacade(MolecularDynamicsFacade):
             super(EngineFacade, self).step()  # ASE's own takes no forces
         else:
             EngineFacade.step(self)
+
+
+class ConservingFacade(UnforcedFacade):
+    """Steps without forces given or returned, and knows what is conserved."""
 
     def _conserved(self) -> Any:
         """Return the engine's conserved energy, eV: a number for one Atoms, (B,) for several."""

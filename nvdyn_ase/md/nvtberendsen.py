@@ -9,8 +9,11 @@ from nvdyn_ase.md.md import MolecularDynamicsFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 
+# ASE's own, also where somebody puts the facade in its place.
+_ASE = ase.md.nvtberendsen.NVTBerendsen
 
-class NVTBerendsen(MolecularDynamicsFacade, ase.md.nvtberendsen.NVTBerendsen):
+
+class NVTBerendsen(MolecularDynamicsFacade, _ASE):
     """Berendsen's thermostat, as ``ase.md.NVTBerendsen``, for one Atoms or a list of them.
 
     H. J. C. Berendsen, J. P. M. Postma, W. F. van Gunsteren, A. DiNola and J. R. Haak, J. Chem.
@@ -38,6 +41,8 @@ class NVTBerendsen(MolecularDynamicsFacade, ase.md.nvtberendsen.NVTBerendsen):
         Move a single Atoms by the engine too.
     """
 
+    _is_opening = False  # by a subclass, whose ASE class calls this constructor by name
+
     dt = EngineParameter()
     taut = EngineParameter()
     temperature = EngineParameter()
@@ -58,18 +63,13 @@ class NVTBerendsen(MolecularDynamicsFacade, ase.md.nvtberendsen.NVTBerendsen):
         engine: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self._open_md(
-            *(atoms, model, engine),
-            timestep=per_system(timestep),
-            temperature=temperature,
-            taut=per_system(taut),
-            fixcm=fixcm,
-            temperature_K=temperature_K,
-            trajectory=trajectory,
-            logfile=logfile,
-            loginterval=loginterval,
-            **kwargs,
-        )
+        options = {"temperature": temperature, "taut": per_system(taut), "fixcm": fixcm}
+        options |= {"temperature_K": temperature_K, "trajectory": trajectory, "logfile": logfile}
+        options |= {"loginterval": loginterval, **kwargs}
+        if self._is_opening:
+            _ASE.__init__(self, atoms, timestep, **options)
+            return
+        self._open_md(atoms, model, engine, timestep=per_system(timestep), **options)
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.NVTBerendsen:
         options = {name: self.__dict__[name] for name in ("dt", "temperature", "taut")}

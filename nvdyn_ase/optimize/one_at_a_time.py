@@ -1,10 +1,10 @@
-"""ASE's optimizers that have no engine: one Atoms as in ASE, and a list is refused."""
+"""ASE's classes that have no engine: one Atoms as in ASE, and a list is refused."""
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import nvdyn_ase.optimize
-from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.optimize.facade import EngineFacade
 
 if TYPE_CHECKING:
     from typing import Any as _Behind
@@ -13,7 +13,7 @@ else:
 
 
 class OneAtATime(_Behind):
-    """Put before an ASE optimizer, says what to do about a list instead of failing on it."""
+    """Put before a class of ASE's, says what to do about a list instead of failing on it."""
 
     __signature__: ClassVar[inspect.Signature]
 
@@ -23,16 +23,20 @@ class OneAtATime(_Behind):
         cls.__signature__ = inspect.signature(behind)
 
     def __init__(self, atoms: Any, *args: Any, **kwargs: Any) -> None:
-        refuse_several(atoms, type(self).__name__)
+        package = ".".join(type(self).__module__.split(".")[:2])
+        # A class of the user's own is told of optimizers.
+        known = package if package.startswith("nvdyn_ase.") else "nvdyn_ase.optimize"
+        refuse_several(atoms, type(self).__name__, known)
         super().__init__(atoms, *args, **kwargs)
 
 
-def refuse_several(atoms: Any, name: str) -> None:
-    """Raise TypeError for a list of Atoms, naming the optimizers that take one."""
+def refuse_several(atoms: Any, name: str, package: str = "nvdyn_ase.optimize") -> None:
+    """Raise TypeError for a list of Atoms, naming the classes of a package that take one."""
     if not isinstance(atoms, (list, tuple)):
         return
-    known = [(item, getattr(nvdyn_ase.optimize, item)) for item in nvdyn_ase.optimize.__all__]
-    several = [item for item, kind in known if issubclass(kind, OptimizerFacade)]
+    module = importlib.import_module(package)
+    known = [(item, getattr(module, item)) for item in module.__all__]
+    several = [item for item, kind in known if issubclass(kind, EngineFacade)]
     raise TypeError(
-        f"{name} takes one Atoms at a time; {', '.join(several)} of nvdyn_ase.optimize take a list"
+        f"{name} takes one Atoms at a time; {', '.join(several)} of {package} take a list"
     )

@@ -27,9 +27,11 @@ FACADES = {
     "md.andersen": ["Andersen"],
     "md.bussi": ["Bussi"],
     "md.langevin": ["Langevin"],
+    "md.langevinbaoab": ["LangevinBAOAB"],
     "md.melchionna": ["MelchionnaNPT"],
     "md.nose_hoover_chain": ["IsotropicMTKNPT", "MTKNPT", "MaskedMTKNPT", "NoseHooverChainNVT"],
     "md.npt": ["NPT"],
+    "md.nptberendsen": ["Inhomogeneous_NPTBerendsen", "NPTBerendsen"],
     "md.nvtberendsen": ["NVTBerendsen"],
     "md.verlet": ["VelocityVerlet"],
 }

@@ -4,14 +4,26 @@ import torch
 
 from nvdyn_ase.dynamics import FIRE, FIRE2, LBFGS, BFGSLineSearch, MDMin
 from nvdyn_ase.dynamics.integrators.andersen import Collisions, collide
+from nvdyn_ase.dynamics.integrators.baoab import (
+    cell_force,
+    friction_matrix,
+    ornstein_uhlenbeck,
+)
 from nvdyn_ase.dynamics.integrators.berendsen import berendsen_scale
 from nvdyn_ase.dynamics.integrators.bussi import bussi_scale
+from nvdyn_ase.dynamics.integrators.cell_rescaling import (
+    shape_drift,
+    shape_heat,
+    volume_drift,
+    volume_heat,
+)
 from nvdyn_ase.dynamics.integrators.langevin import coefficients, langevin_kick, perturbations
 from nvdyn_ase.dynamics.integrators.melchionna import drags, is_upper, triangle
 from nvdyn_ase.dynamics.integrators.melchionna import limited as limited_strain
 from nvdyn_ase.dynamics.integrators.mtk import dilation_force, flow
 from nvdyn_ase.dynamics.integrators.mtk_flexible import along, matrix_flow, strain_force, with_trace
 from nvdyn_ase.dynamics.integrators.nose_hoover import Chain, bath, chain_step
+from nvdyn_ase.dynamics.integrators.npt_berendsen import berendsen_factor
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.optimizers.bfgs import newton_step
 from nvdyn_ase.dynamics.optimizers.bfgs_line_search import learned, product
@@ -78,10 +90,27 @@ def compare_barostats(row, matrix) -> None:
     print("matrix_flow")
     compare(drags, matrix, matrix, matrix, row, row)
     print("drags")
+    compare(berendsen_factor, matrix[:, 0], 0.1, 0.2)
+    print("berendsen_factor")
+    compare(volume_drift, row, row, row, row, row)
+    print("volume_drift")
+    compare(volume_heat, row, row, row, row)
+    print("volume_heat")
+    compare(shape_drift, matrix, row, row)
+    print("shape_drift")
+    compare(shape_heat, matrix, matrix, row, row, row)
+    print("shape_heat")
     compare(triangle, matrix, is_upper(matrix))
     print("triangle")
     compare(limited_strain, matrix, matrix, row)
     print("limited")
+    compare(ornstein_uhlenbeck, row, row, row)
+    print("ornstein_uhlenbeck")
+    compare(cell_force, matrix, matrix, row)
+    print("cell_force")
+    for nine in (False, True):
+        compare(friction_matrix, matrix, row, row, nine)
+    print("friction_matrix")
 
 
 def compare_hessians() -> None:

@@ -17,6 +17,7 @@ from nvdyn_ase.dynamics import (
     MelchionnaNPT,
     NoseHooverChainNVT,
     NVTNoseHoover,
+    StochasticCellRescaling,
 )
 from nvdyn_ase.dynamics.integrators import flow
 from nvdyn_ase.models import EMT, Harmonic
@@ -181,6 +182,48 @@ def test_an_ideal_gas_has_its_volume(kind):
     means = np.mean(kinetic, axis=0)
     error = means.std(ddof=1) / np.sqrt(len(means))
     assert abs(means.mean() - 1.5 * atoms * kB * temperature) < 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_an_ideal_gas_has_its_volume_under_cell_rescaling(isotropic):
+    """The mean volume is (N + 1) kT / P, its variance (N + 1) (kT / P)², in both ensembles."""
+    atoms, temperature, pressure = 8, 300.0, 1e-4
+    batch = gas(200, atoms, temperature, pressure)
+    engine = StochasticCellRescaling(
+        *(Gas(), 1.0, temperature, pressure, 20.0, 60.0, 1.0 / pressure),
+        isotropic=isotropic,
+        seed=5,
+    )
+    engine.run(batch, n_steps=500)
+    volumes = []
+    for _ in range(150):
+        engine.run(batch, n_steps=20)
+        volumes.append(flow.determinant(batch["cell"]).view(-1).numpy())
+    unit = kB * temperature / pressure
+    for samples, expected, enough in (
+        (np.array(volumes), (atoms + 1) * unit, 0.01),
+        ((np.array(volumes) - (atoms + 1) * unit) ** 2, (atoms + 1) * unit**2, 0.03),
+    ):
+        means = samples.mean(axis=0)
+        error = means.std(ddof=1) / np.sqrt(len(means))
+        assert abs(means.mean() - expected) < 4 * error
+        assert error < enough * expected
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"isotropic": False}, {"isotropic": False, "mask": (1, 0, 1)}]
+)
+def test_the_effective_energy_drifts_less_with_half_the_time_step(options):
+    drifts = []
+    for steps, dt in ((50, 0.4), (100, 0.2), (200, 0.1)):
+        batch, energies = batch_from_atoms([atoms * 2 for atoms in metals()]), []
+        engine = StochasticCellRescaling(EMT(), dt, 300.0, 0.02, 20.0, 50.0, 1.0, seed=3, **options)
+        for _ in range(10):
+            engine.run(batch, n_steps=steps // 10)
+            energies.append(engine.conserved_energy(batch).view(-1).numpy())
+        drifts.append(np.ptp(energies, axis=0).max())
+    assert drifts[2] < drifts[1] / 1.5 < drifts[0] / 2.25
 
 
 # -------------------------------------------------------------------------------- what is refused

@@ -20,14 +20,18 @@ from nvdyn_ase.dynamics import (
     ConvergenceHook,
     GoodOldQuasiNewton,
     GradientDescent,
+    InhomogeneousNPTBerendsen,
     IsotropicMTKNPT,
     Langevin,
+    LangevinBAOAB,
     LBFGSLineSearch,
     MaskedMTKNPT,
     MDMin,
     MelchionnaNPT,
     NoseHooverChainNVT,
+    NPTBerendsen,
     NVTBerendsen,
+    StochasticCellRescaling,
 )
 from nvdyn_ase.models import EMT
 from tests.systems import mixed, with_velocities
@@ -61,7 +65,15 @@ ENGINES = {
     "nve": lambda: NVE(EMT(), dt=0.3),
     "andersen": lambda: Andersen(EMT(), 0.3, 300.0, 0.02, seed=7),
     "berendsen": lambda: NVTBerendsen(EMT(), 0.3, 300.0, 5.0),
+    "berendsen, npt": lambda: NPTBerendsen(EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0),
+    "berendsen, inhomogeneous": lambda: InhomogeneousNPTBerendsen(
+        EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0
+    ),
     "bussi": lambda: Bussi(EMT(), 0.3, 300.0, 5.0, seed=7),
+    "rescaling": lambda: StochasticCellRescaling(EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0, seed=7),
+    "rescaling, any shape": lambda: StochasticCellRescaling(
+        EMT(), 0.3, 300.0, 0.01, 5.0, 50.0, 1.0, isotropic=False, seed=7
+    ),
     "langevin": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, seed=7),
     "nose-hoover": lambda: NoseHooverChainNVT(EMT(), 0.3, 300.0, 100.0),
     "nose-hoover, as in ase": lambda: NoseHooverChainNVT(EMT(), 0.3, 300.0, 100.0, as_ase=True),
@@ -72,9 +84,28 @@ ENGINES = {
         EMT(), 0.3, 300.0, 0.01, 100.0, 500.0, mask=(False, True, True)
     ),
     "melchionna": lambda: MelchionnaNPT(EMT(), 0.3, 300.0, 0.01, 20.0, 2000.0),
+    "baoab": lambda: LangevinBAOAB(EMT(), 0.3, 300.0, T_tau=20.0, seed=7),
+    "baoab, npt": lambda: LangevinBAOAB(
+        EMT(), 0.3, 300.0, -0.01, T_tau=20.0, P_mass=2000.0, seed=7
+    ),
+    "baoab, hydrostatic": lambda: LangevinBAOAB(
+        EMT(), 0.3, 300.0, -0.01, True, T_tau=20.0, P_mass=2000.0, seed=7
+    ),
     "langevin, fixcm": lambda: Langevin(EMT(), 0.3, 300.0, 0.02, fixcm=True, seed=7),
 }
-CELLS = {"nph", "mtk, isotropic", "mtk", "mtk, masked", "melchionna"}
+CELLS = {
+    "nph",
+    "mtk, isotropic",
+    "mtk",
+    "mtk, masked",
+    "melchionna",
+    "baoab, npt",
+    "baoab, hydrostatic",
+    "berendsen, npt",
+    "berendsen, inhomogeneous",
+    "rescaling",
+    "rescaling, any shape",
+}
 KEYS = (
     "cell",
     "positions",

@@ -26,14 +26,18 @@ from nvdyn_ase.dynamics import (
     ConvergenceHook,
     GoodOldQuasiNewton,
     GradientDescent,
+    InhomogeneousNPTBerendsen,
     IsotropicMTKNPT,
     Langevin,
+    LangevinBAOAB,
     LBFGSLineSearch,
     MaskedMTKNPT,
     MDMin,
     MelchionnaNPT,
     NoseHooverChainNVT,
+    NPTBerendsen,
     NVTBerendsen,
+    StochasticCellRescaling,
     filter_cells,
 )
 from nvdyn_ase.dynamics.run import Run
@@ -104,10 +108,28 @@ ENGINES = {
     "nve, a time step per system": (12, lambda model: NVE(model, dt=[0.1, 0.2, 0.3, 0.4])),
     "andersen": (60, lambda model: Andersen(model, 0.1, 300.0, 0.01, seed=0)),
     "berendsen": (40, lambda model: NVTBerendsen(model, 0.1, 300.0, 10.0)),
+    "berendsen, npt": (
+        60,
+        lambda model: NPTBerendsen(model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0),
+    ),
+    "berendsen, inhomogeneous": (
+        80,
+        lambda model: InhomogeneousNPTBerendsen(model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0),
+    ),
     "bussi": (60, lambda model: Bussi(model, 0.1, 300.0, 10.0, seed=0)),
     "bussi, everything per system": (
         60,
         lambda model: Bussi(model, [0.1, 0.2, 0.3, 0.4], [1.0] * 4, [10.0] * 4, seed=[1, 2, 3, 4]),
+    ),
+    "cell rescaling": (
+        150,
+        lambda model: StochasticCellRescaling(model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0, seed=0),
+    ),
+    "cell rescaling, any shape": (
+        150,
+        lambda model: StochasticCellRescaling(
+            model, 0.1, 300.0, 0.0, 10.0, 100.0, 1.0, isotropic=False, seed=0
+        ),
     ),
     "langevin": (35, lambda model: Langevin(model, 0.1, 300.0, 0.01, seed=0)),
     "langevin, a temperature per system": (
@@ -115,6 +137,16 @@ ENGINES = {
         lambda model: Langevin(model, 0.1, [100.0, 200.0, 300.0, 400.0], 0.01, seed=0),
     ),
     "langevin, fixcm": (60, lambda model: Langevin(model, 0.1, 300.0, 0.01, fixcm=True, seed=0)),
+    "baoab": (60, lambda model: LangevinBAOAB(model, 0.1, 300.0, T_tau=10.0, seed=0)),
+    "baoab, nve": (60, lambda model: LangevinBAOAB(model, 0.1)),
+    "baoab, npt": (
+        200,
+        lambda model: LangevinBAOAB(model, 0.1, 300.0, 0.0, T_tau=10.0, P_tau=100.0, seed=0),
+    ),
+    "baoab, hydrostatic": (
+        200,
+        lambda model: LangevinBAOAB(model, 0.1, 300.0, 0.0, True, T_tau=10.0, seed=0),
+    ),
     "nose-hoover": (350, lambda model: NoseHooverChainNVT(model, 0.1, 300.0, 10.0)),
     "mtk-isotropic": (800, lambda model: IsotropicMTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0)),
     "mtk": (800, lambda model: MTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0)),
@@ -220,5 +252,7 @@ def test_update_rules_compile_whole():
     names += ["trusted_step"]
     names += ["kick", "langevin_kick", "berendsen_scale", "bussi_scale", "collide"]
     names += ["chain_step", "dilation_force", "flow", "strain_force", "matrix_flow", "drags"]
-    names += ["triangle", "limited"]
+    names += ["berendsen_factor"]
+    names += ["volume_drift", "volume_heat", "shape_drift", "shape_heat"]
+    names += ["triangle", "limited", "ornstein_uhlenbeck", "cell_force", "friction_matrix"]
     assert done.stdout.split() == names

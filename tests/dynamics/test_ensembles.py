@@ -10,7 +10,7 @@ import torch
 from ase.units import kB
 
 from nvdyn_ase.data import AtomicData, Batch, segment_dot
-from nvdyn_ase.dynamics import Andersen, Bussi, Langevin, NVTBerendsen
+from nvdyn_ase.dynamics import Andersen, Bussi, Langevin, LangevinBAOAB, NVTBerendsen
 from nvdyn_ase.models import Harmonic
 
 TEMPERATURE = 300.0
@@ -87,6 +87,26 @@ def test_harmonic_wells_have_the_temperature_in_both_energies(name, excess):
         mean = 1.5 * ATOMS * kT
         assert deviation(samples, mean) < 4.0
         assert deviation((np.array(samples) - mean) ** 2, mean * kT) < 4.0
+
+
+def test_wells_have_the_exact_width_under_baoab_whatever_the_time_step():
+    """<x²> = kT / k at a tenth and at half of the largest stable step, 2 sqrt(m / k)."""
+    for dt in (0.7, 3.4):  # for carbon, the lightest
+        engine = LangevinBAOAB(Harmonic(k=1.0), dt, TEMPERATURE, T_tau=20.0, seed=11)
+        sampler = Sampler(engine, replicas(200)).run(500, 15, 20)
+        assert deviation(sampler.potential, 1.5 * ATOMS * kB * TEMPERATURE) < 4.0
+
+
+def test_bussis_thermostat_keeps_account_of_the_energy():
+    drifts = []
+    for dt in (0.1, 0.05):
+        batch, energies = replicas(20), []
+        engine = Bussi(Harmonic(k=1.0), dt, TEMPERATURE, 5.0, seed=11)
+        for _ in range(10):
+            engine.run(batch, n_steps=round(2 / dt))
+            energies.append(engine.conserved_energy(batch).view(-1).numpy())
+        drifts.append(np.ptp(energies, axis=0).max())
+    assert drifts[1] < drifts[0] / 2.0 < 0.01
 
 
 def test_berendsens_thermostat_gives_the_mean_and_not_the_fluctuations():

@@ -1,6 +1,6 @@
 """Berendsen's thermostat."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ase.units import kB
 from jaxtyping import Float
@@ -41,7 +41,7 @@ class NVTBerendsen(BaseDynamics):
 
     __needs_keys__ = frozenset({"forces"})
     _writes_in_place = False
-    _per_system = ("dt", "temperature", "taut")
+    _per_system: ClassVar[tuple[str, ...]] = ("dt", "temperature", "taut")
 
     def __init__(
         self,
@@ -56,21 +56,34 @@ class NVTBerendsen(BaseDynamics):
         self.fixcm = fixcm
         super().__init__(model, **engine)
 
+    def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
+        count = template_batch.num_nodes_per_graph.view(-1, 1)
+        return template_batch.like(system={"count": count.to(template_batch["positions"])})
+
     def pre_update(self, batch: Batch) -> None:
         """Scale the velocities; half a kick and the drift."""
-        dt = self.node_parameter("dt")
+        self._scale_velocities(batch)
+        self._move(batch)
+
+    def _scale_velocities(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scale the velocities; return the factor, and the kinetic energy before, (B, 1) each."""
         constraints = self.constraints(batch)
-        old, masses = batch["positions"], batch["atomic_masses"].view(-1, 1)
         kinetic = kinetic_energy(batch, batch["velocities"])
         dof = constraints.degrees_of_freedom(batch)
         coupling = self.parameter("dt") / self.parameter("taut")
         scale = berendsen_scale(kinetic, dof, self.parameter("temperature"), coupling)
         velocities = scale.index_select(0, batch.batch) * batch["velocities"]
-        velocities = constraints.velocities(batch, velocities)
-        velocities = kick(velocities, constraints.forces(batch, md=True), masses, dt)
+        batch["velocities"] = constraints.velocities(batch, velocities)
+        return scale, kinetic
+
+    def _move(self, batch: Batch) -> None:
+        """Half a kick and the drift."""
+        dt = self.node_parameter("dt")
+        constraints = self.constraints(batch)
+        old, masses = batch["positions"], batch["atomic_masses"].view(-1, 1)
+        velocities = kick(batch["velocities"], constraints.forces(batch, md=True), masses, dt)
         if self.fixcm:
-            count = batch.num_nodes_per_graph.view(-1, 1)
-            mean = segment_sum(masses * velocities, batch.ptr) / count
+            mean = segment_sum(masses * velocities, batch.ptr) / self.state["count"]
             velocities = velocities - mean.index_select(0, batch.batch) / masses
         batch["positions"] = constraints.positions(batch, old, old + dt * velocities)
         batch["velocities"] = constraints.velocities(batch, velocities)
@@ -103,5 +116,5 @@ def berendsen_scale(
     coupling
         Time step over time constant.
     """
-    now = 2.0 * kinetic / (dof * kB)
-    return (1.0 + (temperature / now - 1.0) * coupling).sqrt().clamp(0.9, 1.1)
+    wanted = (0.5 * kB * temperature) * dof
+    return (1.0 + (wanted / kinetic - 1.0) * coupling).sqrt().clamp(0.9, 1.1)

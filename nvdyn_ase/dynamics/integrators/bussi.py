@@ -1,7 +1,7 @@
 """Stochastic velocity rescaling."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class Bussi(HasNoise, NVE):
 
     G. Bussi, D. Donadio and M. Parrinello, J. Chem. Phys. 126, 014101 (2007), equation A7.
 
-    Total energy minus ``state["transferred_energy"]`` is conserved.
+    :meth:`conserved_energy` is conserved: total energy minus ``state["transferred_energy"]``.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Bussi(HasNoise, NVE):
         A system is at rest.
     """
 
-    _per_system = ("dt", "temperature", "taut")
+    _per_system: ClassVar[tuple[str, ...]] = ("dt", "temperature", "taut")
 
     def __init__(
         self,
@@ -107,10 +107,15 @@ class Bussi(HasNoise, NVE):
 
     def pre_update(self, batch: Batch) -> None:
         """Rescale the velocities; half a kick and the drift."""
+        self._rescale(batch)
+        super().pre_update(batch)
+
+    def _rescale(self, batch: Batch, more: int = 0) -> list[Float[Tensor, "B n"]]:
+        """Rescale the velocities, and return so many more normal numbers for each system."""
         constraints = self.constraints(batch)
         dof = constraints.degrees_of_freedom(batch)
         kinetic = kinetic_energy(batch, batch["velocities"])
-        first, squares = self._noise(batch, constraints, dof)
+        first, squares, *others = self._noise(batch, constraints, dof, more)
         self.noise.advance(self.state)
         target = (0.5 * kB) * self.parameter("temperature") * dof
         scale = bussi_scale(kinetic, target, dof, self.state["decay"], first, squares)
@@ -118,20 +123,35 @@ class Bussi(HasNoise, NVE):
         self.state["transferred_energy"] = transferred + (scale * scale - 1.0) * kinetic
         velocities = scale.index_select(0, batch.batch) * batch["velocities"]
         batch["velocities"] = constraints.velocities(batch, velocities)
-        super().pre_update(batch)
+        return others
 
-    def _noise(self, batch: Batch, constraints: BatchConstraints, dof: System) -> list[System]:
-        """Return a normal number, and the sum of the squares of one less than ``dof`` others."""
+    def _noise(
+        self, batch: Batch, constraints: BatchConstraints, dof: System, more: int
+    ) -> list[Float[Tensor, "B n"]]:
+        """Return a normal number, the sum of the squares of one less than ``dof``, and more."""
         if self.noise.is_hosted:
             counts = dof.view(-1).tolist()
             return self.noise.drawn(
-                batch, self.state, lambda rng, _, row: _normal_and_gamma(rng, counts[row])
+                *(batch, self.state),
+                lambda rng, _, row: _normal_and_gamma(rng, counts[row], more),
             )
         if self._squares is None or self._squares[0] is not constraints:
             self._squares = constraints, _first_components(batch, dof - 1.0)
         normals = self.noise.normals(batch, self.state, 1)[0]
         squares = segment_dot(self._squares[1] * normals, normals, batch.ptr3)
-        return [self.noise.system_normals(batch, self.state, 1), squares]
+        whole = self.noise.system_normals(batch, self.state, 1 + more)
+        return [whole[:, :1], squares, *([whole[:, 1:]] if more else [])]
+
+    # ---------------------------------------------------------------- energies
+
+    def conserved_energy(self, batch: Batch) -> System:
+        """Return the total energy less what the thermostat has put in, (B, 1) eV.
+
+        J. Chem. Phys. 126, 014101 (2007), equation 15. The batch is the one that is being moved,
+        with current forces.
+        """
+        atoms = self.energy(batch) + kinetic_energy(batch, batch["velocities"])
+        return atoms - self.state["transferred_energy"]
 
 
 def bussi_scale(
@@ -162,6 +182,8 @@ def _first_components(batch: Batch, count: System) -> Float[Tensor, "V 3"]:
     return (place < count.index_select(0, batch.batch)).to(count)
 
 
-def _normal_and_gamma(rng: Any, dof: float) -> tuple[np.ndarray, ...]:
+def _normal_and_gamma(rng: Any, dof: float, more: int) -> tuple[np.ndarray, ...]:
     normal = rng.standard_normal()
-    return np.array([[normal]]), np.array([[2.0 * rng.standard_gamma(0.5 * (dof - 1.0))]])
+    gamma = 2.0 * rng.standard_gamma(0.5 * (dof - 1.0))
+    found = (np.array([[normal]]), np.array([[gamma]]))
+    return (*found, rng.standard_normal((1, more))) if more else found

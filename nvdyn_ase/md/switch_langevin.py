@@ -1,0 +1,12 @@
+"""Thermodynamic integration between two potentials, for one Atoms."""
+
+import ase.md.switch_langevin
+from ase.md.switch_langevin import get_lambda
+
+from nvdyn_ase.optimize.one_at_a_time import OneAtATime
+
+__all__ = ["SwitchLangevin", "get_lambda"]
+
+
+class SwitchLangevin(OneAtATime, ase.md.switch_langevin.SwitchLangevin):
+    """``ase.md.switch_langevin.SwitchLangevin`` as it is; it takes one Atoms."""
