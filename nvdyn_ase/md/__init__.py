@@ -3,6 +3,7 @@
 from nvdyn_ase.md.andersen import Andersen
 from nvdyn_ase.md.bussi import Bussi
 from nvdyn_ase.md.langevin import Langevin
+from nvdyn_ase.md.logger import MDLogger
 from nvdyn_ase.md.nose_hoover_chain import (
     MTKNPT,
     IsotropicMTKNPT,
@@ -18,6 +19,7 @@ __all__ = [
     "Bussi",
     "IsotropicMTKNPT",
     "Langevin",
+    "MDLogger",
     "MaskedMTKNPT",
     "NVTBerendsen",
     "NoseHooverChainNVT",

@@ -96,7 +96,7 @@ class NoseHooverChainNVT(ChainFacade, ase.md.nose_hoover_chain.NoseHooverChainNV
         With the engine, let the thermostat know of constraints.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -199,7 +199,7 @@ class IsotropicMTKNPT(BarostatFacade, ase.md.nose_hoover_chain.IsotropicMTKNPT):
         Parts into which a step of a chain is divided.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -265,7 +265,7 @@ class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
         Parts into which a step of a chain is divided.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -330,7 +330,7 @@ class MaskedMTKNPT(MTKNPT, ase.md.nose_hoover_chain.MaskedMTKNPT):
         Along which of the three cell vectors the cell may grow; the same for all systems.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine

@@ -65,6 +65,31 @@ def test_a_csv_has_a_row_for_each_system(tmp_path):
         assert float(final[i]["fmax"]) == batch["fmax"][i].item()
 
 
+def test_logs_of_engines_that_conserve_something_show_it(tmp_path):
+    path, text = tmp_path / "log.csv", io.StringIO()
+    engine = NVE(Well(), dt=0.05, hooks=[LoggingHook(path), LoggingHook(text)])
+    batch = engine.run(wells(1.0, 2.0), n_steps=5)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    final = [float(row["conserved_energy"]) for row in rows[-2:]]
+    assert final == engine.conserved_energy(batch).view(-1).tolist()
+    assert float(text.getvalue().split()[-1]) == pytest.approx(sum(final) / 2, abs=1e-6)
+    assert "conserved" in text.getvalue().splitlines()[0]
+    FIRE(Well(), hooks=[LoggingHook(text := io.StringIO())]).run(wells(1.0), n_steps=1)
+    assert "conserved" not in text.getvalue()
+
+
+def test_a_log_of_conserved_energies_when_some_systems_leave(tmp_path):
+    path = tmp_path / "log.csv"
+    criterion = ConvergenceHook.from_fmax(0.7)
+    batch = wells(0.5, 3.0, 4.0)
+    NVE(Well(), dt=0.05, hooks=[LoggingHook(path)], convergence_hook=criterion).run(batch, 5)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    known = [row["system_id"] for row in rows if row["conserved_energy"] != "nan"]
+    assert known.count("0") == 0 and known.count("2") == 5
+
+
 def test_a_file_takes_a_second_run(tmp_path):
     path = tmp_path / "log.txt"
     engine = NVE(Well(), dt=0.1, hooks=[LoggingHook(str(path))])
