@@ -31,6 +31,7 @@ from nvdyn_ase.dynamics.integrators import (
 )
 from nvdyn_ase.dynamics.optimizers import FIRE, FIRE2, LBFGS, MDMin, Optimizer
 from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.schedules import Ramp, Schedule
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
 __all__ = [
@@ -66,6 +67,8 @@ __all__ = [
     "Optimizer",
     "Outcome",
     "ProgressHook",
+    "Ramp",
+    "Schedule",
     "SnapshotHook",
     "VelocityVerlet",
     "filter_cells",

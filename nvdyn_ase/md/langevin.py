@@ -6,6 +6,7 @@ import ase.md.langevin
 from ase import units
 
 from nvdyn_ase import dynamics
+from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.parameters import AtomsField, GivenParameter
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
@@ -100,5 +101,6 @@ class Langevin(StochasticFacade, ase.md.langevin.Langevin):
 
     def updatevars(self) -> None:
         """Update ASE's coefficients for one Atoms; those of a list are the engine's."""
-        if self._single:
+        scheduled = any(isinstance(value, Schedule) for value in (self.temp, self.fr))
+        if self._single and not scheduled:
             super().updatevars()

@@ -1,11 +1,14 @@
 """What ASE's ``ase.md.md`` has, and what the integrators here have in common."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ase
 import numpy as np
 from ase.md.md import MolecularDynamics, process_temperature
 
+from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.logger import MDLogger
 from nvdyn_ase.md.parameters import given
 from nvdyn_ase.optimize.facade import EngineFacade
@@ -16,9 +19,15 @@ __all__ = ["MDLogger", "MolecularDynamics", "MolecularDynamicsFacade", "process_
 class MolecularDynamicsFacade(EngineFacade):
     """What every integrator facade has in common: the log of a list, and fresh results."""
 
+    #: Parameters as they were given, where ASE's constructor gets others.
+    _given: Mapping[str, Any] = MappingProxyType({})
+
     def _open_md(self, atoms: Any, model: Any, engine: bool | None, **options: Any) -> None:
         """Choose who runs; a list gets a table of its own instead of ASE's log."""
         several = isinstance(atoms, (list, tuple))
+        for name, value in (dict(options) | dict(self._given)).items():
+            if isinstance(value, Schedule) and self._for_engine(atoms, model, engine) is None:
+                raise TypeError(f"{name}: a schedule needs the engine; give a list, or engine=True")
         logfile = options.pop("logfile")
         trajectory = options.pop("trajectory")
         append = options.pop("append_trajectory", False)

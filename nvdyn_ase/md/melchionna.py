@@ -9,6 +9,7 @@ from ase import units
 from ase.md.melchionna import WeakMethodWrapper
 
 from nvdyn_ase import dynamics
+from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.dynamics.integrators.melchionna import mask_rows, voigt_rows
 from nvdyn_ase.md.conserving import ConservingFacade
 from nvdyn_ase.md.parameters import GivenParameter
@@ -177,7 +178,7 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
             self._driver.set_parameter("mask", self.mask)
 
     def _calculateconstants(self) -> None:
-        if self._single:
+        if self._single and not isinstance(self.temperature, Schedule):
             super()._calculateconstants()
         if self._driver is not None:
             self._moved().refer_to_present_volume(self._driver.together())
