@@ -105,6 +105,7 @@ class ActiveSystems:
         if self.batch is self.home:
             return
         self.engine.follow(self.home, self.whole_state(), None)
+        self.engine.forget_pairs()  # those at hand are of the systems that moved last
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
 
 

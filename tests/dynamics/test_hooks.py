@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.dynamics import (
     FIRE,
     NVE,
@@ -18,7 +19,9 @@ from nvdyn_ase.dynamics import (
     SnapshotHook,
 )
 from nvdyn_ase.dynamics.sinks import HostMemory
+from nvdyn_ase.models import EMT
 from nvdyn_ase.models.base import NeighborConfig
+from tests.systems import mixed, with_velocities
 from tests.wells import Well, wells
 
 SHIPPED = [
@@ -126,6 +129,20 @@ def test_the_nan_detector_finds_any_other(value):
     batch["positions"][0, 1] = value
     FIRE(Well(), hooks=[NaNDetectorHook()]).run(batch, n_steps=2)
     assert batch["outcome"].view(-1).tolist() == [3, 2]
+
+
+def test_a_second_run_goes_on_without_who_has_failed_in_the_first():
+    first, second, large = (with_velocities(atoms, 1) for atoms in mixed(3))
+    batch = batch_from_atoms([first, large, second])
+    reference = batch.clone()
+    batch["positions"][batch.host_ptr[1], 0] = math.nan  # of so many atoms that they are taken out
+    engine = NVE(EMT(), dt=0.2, hooks=[NaNDetectorHook()])
+    for _ in range(3):
+        engine.run(batch, n_steps=2)
+    assert batch["steps"].view(-1).tolist() == [6, 0, 6]
+    NVE(EMT(), dt=0.2).run(reference, n_steps=6)
+    for row in (0, 2):
+        assert torch.equal(batch[[row]]["positions"], reference[[row]]["positions"])
 
 
 def test_the_progress_bar_counts_steps(capsys):
