@@ -4,6 +4,7 @@ from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.hooks import (
+    BlowUpHook,
     Hook,
     HookStageEnum,
     LoggingHook,
@@ -44,6 +45,7 @@ __all__ = [
     "NVE",
     "Andersen",
     "BaseDynamics",
+    "BlowUpHook",
     "Bussi",
     "CellFilter",
     "ConvergenceCriterion",
