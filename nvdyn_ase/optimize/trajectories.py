@@ -32,7 +32,7 @@ class Trajectories:
 
     def __init__(self, targets: Any, systems: Sequence[ase.Atoms], append: bool) -> None:
         self.systems = systems
-        self.targets = one_each(targets, len(systems), "trajectory", "trajectories")
+        self.targets = one_each(targets, len(systems))
         self._written = np.full(len(systems), -1)
         for target in self.targets:
             if isinstance(target, Path) and not append:
@@ -78,7 +78,9 @@ def _is_empty(target: Any) -> bool:
     return len(target) == 0
 
 
-def one_each(targets: Any, count: int, kind: str, plural: str) -> list[Any]:
+def one_each(
+    targets: Any, count: int, kind: str = "trajectory", plural: str = "trajectories"
+) -> list[Any]:
     """Return a path or an open file for each system.
 
     Parameters
