@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.cell_filters import collapsed
+from nvdyn_ase.dynamics.hooks.blow_up import blow_up_reason
 from nvdyn_ase.dynamics.outcome import Outcome
 
 
@@ -74,9 +75,12 @@ class Result:
         if energies is not None:
             columns["energy"] = energies
         lost = collapsed(batch)
+        notes = batch["blow_up"].cpu().tolist() if "blow_up" in batch else [None] * len(batch)
         results = []
         for row, system in enumerate(atoms):
             outcome = Outcome(int(columns["outcome"][row]))
+            exploded = notes[row] if outcome is Outcome.EXPLODED else None
+            reason = _reason(outcome, system, batch.host[row], bool(lost[row]), exploded)
             results.append(
                 cls(
                     atoms=system,
@@ -87,7 +91,7 @@ class Result:
                     energy=float(columns["energy"][row]),
                     fmax=float(columns["fmax"][row]),
                     outcome=outcome,
-                    reason=_reason(outcome, system, batch.host[row], bool(lost[row])),
+                    reason=reason,
                 )
             )
         return results
@@ -99,9 +103,17 @@ def _column(batch: Batch, key: str) -> np.ndarray:
     return batch[key].detach().view(-1).cpu().numpy()
 
 
-def _reason(outcome: Outcome, atoms: ase.Atoms, host: Mapping[str, Any], lost: bool) -> str:
+def _reason(
+    outcome: Outcome,
+    atoms: ase.Atoms,
+    host: Mapping[str, Any],
+    lost: bool,
+    exploded: Sequence[float] | None,
+) -> str:
     if not outcome.failed:
         return ""
+    if exploded is not None and exploded[0]:
+        return blow_up_reason(exploded)
     if lost:
         return (
             "its cell collapsed or turned inside out; start from a better cell, or take a smaller "

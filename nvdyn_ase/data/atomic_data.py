@@ -92,6 +92,7 @@ class AtomicData(BaseModel):
     steps: Tensor | None = None
     evaluations: Tensor | None = None
     outcome: Tensor | None = None
+    blow_up: Tensor | None = None
     edge_index: Tensor | None = None
     unit_shifts: Tensor | None = None
     shifts: Tensor | None = None

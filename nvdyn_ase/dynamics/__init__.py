@@ -4,6 +4,7 @@ from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.hooks import (
+    BlowUpHook,
     Hook,
     HookStageEnum,
     LoggingHook,
@@ -48,6 +49,7 @@ from nvdyn_ase.dynamics.optimizers import (
     Optimizer,
 )
 from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.schedules import Ramp, Schedule
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "Andersen",
     "BFGSLineSearch",
     "BaseDynamics",
+    "BlowUpHook",
     "Bussi",
     "CellAwareBFGS",
     "CellFilter",
@@ -93,6 +96,8 @@ __all__ = [
     "Optimizer",
     "Outcome",
     "ProgressHook",
+    "Ramp",
+    "Schedule",
     "SnapshotHook",
     "StochasticCellRescaling",
     "VelocityVerlet",

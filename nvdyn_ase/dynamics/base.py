@@ -172,6 +172,7 @@ class BaseDynamics(PerSystemParameters):
         for name in self._per_system:
             if name not in state:
                 self._put_parameter(state, name, getattr(self, name), batch)
+        self._begin_schedules(state, batch)
         for key, make in self._bookkeeping.items():
             state[key] = make(len(batch), batch.device)
         self.state = state
@@ -391,11 +392,16 @@ class BaseDynamics(PerSystemParameters):
             fields = self._mutable_fields
             masked(update, batch, self.state, fields, active, self._writes_in_place)
 
+    def begin_step(self, batch: Batch) -> None:
+        """Do ``pre_update`` with the values that schedules have for this step."""
+        self.follow_schedules(batch)
+        self.pre_update(batch)
+
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
         self.adopt(batch)
         active = ActiveMask(mask.view(-1, 1), batch)
-        for update in (self.pre_update, self.post_update):
+        for update in (self.begin_step, self.post_update):
             fields = self._mutable_fields
             masked(update, batch, self.state, fields, active, self._writes_in_place)
 
@@ -407,7 +413,7 @@ class BaseDynamics(PerSystemParameters):
         if self.hooks[stage.BEFORE_STEP] or self.hooks[stage.BEFORE_PRE_UPDATE]:
             self.prime(batch)  # they may have moved atoms
         if type(self).pre_update is not BaseDynamics.pre_update:
-            self._update(self.pre_update, batch)
+            self._update(self.begin_step, batch)
             failing = self.failing(batch)
             if failing is not None:
                 self.retire(batch, failing.view(-1), Outcome.ERROR)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level
+from nvdyn_ase.dynamics.schedules import Schedule
 
 
 class PerAtom(NamedTuple):
@@ -61,9 +62,13 @@ class PerSystemParameters:
     Parameters named in ``_per_system`` are attributes as they were given. Where systems differ, or
     the method wants it so, the values are fields of the engine's state, which come and go with
     their systems. Setting the attribute changes them.
+
+    Those named in ``_follow`` may be a ``Schedule``. Its time is a field of the state, and so is
+    what its function is given, so that these too stay with their systems.
     """
 
     _per_system: ClassVar[tuple[str, ...]] = ()
+    _follow: ClassVar[frozenset[str]] = frozenset({"temperature", "pressure", "friction"})
     state: Batch
     _batch: Batch | None
 
@@ -83,7 +88,10 @@ class PerSystemParameters:
 
     def initial(self, name: str, batch: Batch) -> Float[Tensor, "B 1"]:
         """Return the value that a parameter was given for each system, (B, 1)."""
-        return parameter_rows(name, getattr(self, name), np.arange(len(batch)), batch.device)
+        value, rows = getattr(self, name), np.arange(len(batch))
+        if isinstance(value, Schedule):
+            return value(*_beginning(name, value, batch))
+        return parameter_rows(name, value, rows, batch.device)
 
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch.
@@ -98,7 +106,18 @@ class PerSystemParameters:
         setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a parameter that the present batch has in its state changes there."""
+        """Set an attribute; a parameter that the present batch has in its state changes there.
+
+        Raises
+        ------
+        TypeError
+            A schedule for a parameter that cannot follow one.
+        """
+        if isinstance(value, Schedule) and name not in self._follow & set(self._per_system):
+            able = ", ".join(sorted(self._follow & set(self._per_system))) or "none"
+            raise TypeError(
+                f"{name} of {type(self).__name__} cannot follow a schedule; those that can: {able}"
+            )
         batch = self.__dict__.get("_batch") if name in self._per_system else None
         if batch is not None:
             self._put_parameter(self.state, name, value, batch)
@@ -108,16 +127,67 @@ class PerSystemParameters:
 
     def _put_parameter(self, state: Batch, name: str, value: Any, batch: Batch) -> None:
         """Put the values of a parameter into the state, if systems need their own."""
-        if isinstance(value, PerAtom):
+        level, beside = Level.SYSTEM, {}
+        if isinstance(value, Schedule):
+            time, columns = _beginning(name, value, batch)
+            values, beside = value(time, columns), {"time": time, **columns}
+        elif isinstance(value, PerAtom):
             values, level = value.values.to(batch["positions"]), Level.NODE
         elif name in state or not isinstance(value, (int, float, type(None))):
-            rows = np.arange(len(batch))
-            values, level = parameter_rows(name, value, rows, batch.device), Level.SYSTEM
+            values = parameter_rows(name, value, np.arange(len(batch)), batch.device)
         else:
             return
+        self._drop_schedule(state, name)
         if name in state:
             del state[name]
         state.add_key(name, values, level)
+        for key, column in beside.items():
+            state.add_key(f"{name}_{key}", column, Level.SYSTEM)
 
     def _parameters_changed(self, batch: Batch) -> None:
         """Bring up to date what the method has made of its parameters."""
+
+    # ---------------------------------------------------------------- schedules
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Return the parameters that follow a schedule."""
+        values = {name: self.__dict__.get(name) for name in self._per_system}
+        return {name: value for name, value in values.items() if isinstance(value, Schedule)}
+
+    def _begin_schedules(self, state: Batch, batch: Batch) -> None:
+        """Put the time of schedules into a state that has the parameters already."""
+        for name, schedule in self.schedules().items():
+            if f"{name}_time" not in state:
+                self._put_parameter(state, name, schedule, batch)
+
+    def _drop_schedule(self, state: Batch, name: str) -> None:
+        before = self.__dict__.get(name)
+        if isinstance(before, Schedule):
+            for key in ("time", *before.columns):
+                if f"{name}_{key}" in state:
+                    del state[f"{name}_{key}"]
+
+    def follow_schedules(self, batch: Batch) -> None:
+        """Give parameters the values for the step that begins, and let their time go on."""
+        schedules, state = self.schedules(), self.state
+        for name, schedule in schedules.items():
+            time = state[f"{name}_time"]
+            columns = {key: state[f"{name}_{key}"] for key in schedule.columns}
+            state[name] = schedule(time, columns)
+            state[f"{name}_time"] = time + self.parameter("dt")
+        if schedules:
+            self._schedules_followed(batch)
+
+    def _schedules_followed(self, batch: Batch) -> None:
+        """Bring up to date what the method has made of these; it must not wait for the device."""
+        self._parameters_changed(batch)
+
+
+def _beginning(name: str, schedule: Schedule, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the time at which a schedule begins, and what its function is given, (B, 1)."""
+    rows = np.arange(len(batch))
+    columns = {
+        key: parameter_rows(f"{key} of {name}", value, rows, batch.device)
+        for key, value in schedule.columns.items()
+    }
+    return torch.zeros(len(batch), 1, dtype=torch.float64, device=batch.device), columns

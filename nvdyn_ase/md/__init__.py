@@ -5,6 +5,7 @@ from nvdyn_ase.md.bussi import Bussi
 from nvdyn_ase.md.cell_rescaling import StochasticCellRescaling
 from nvdyn_ase.md.langevin import Langevin
 from nvdyn_ase.md.langevinbaoab import LangevinBAOAB
+from nvdyn_ase.md.logger import MDLogger
 from nvdyn_ase.md.nose_hoover_chain import (
     MTKNPT,
     IsotropicMTKNPT,
@@ -23,6 +24,7 @@ __all__ = [
     "IsotropicMTKNPT",
     "Langevin",
     "LangevinBAOAB",
+    "MDLogger",
     "MaskedMTKNPT",
     "NPTBerendsen",
     "NVTBerendsen",

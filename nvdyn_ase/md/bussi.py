@@ -3,11 +3,11 @@
 from typing import IO, Any
 
 import ase.md.bussi
-import numpy as np
 from ase import units
 
 from nvdyn_ase import dynamics
-from nvdyn_ase.md.parameters import GivenParameter
+from nvdyn_ase.dynamics import Schedule
+from nvdyn_ase.md.parameters import GivenParameter, first_number
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
@@ -40,7 +40,8 @@ class Bussi(StochasticFacade, ase.md.bussi.Bussi):
     trajectory
         As in ASE; for a list one per system, or a name with ``{index}`` in it.
     logfile, loginterval, kwargs
-        As in ASE; a list has one table for all systems.
+        As in ASE; for a list one table for all or, with a file for each, one of each: see
+        ``MDLogger``.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -68,9 +69,10 @@ class Bussi(StochasticFacade, ase.md.bussi.Bussi):
         engine: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self._given = tuple(per_system(value) for value in (timestep, temperature_K, taut))
+        given = {"timestep": timestep, "temperature_K": temperature_K, "taut": taut}
+        self._given = {name: per_system(value) for name, value in given.items()}
         # ASE calculates with these at once, and can do so with numbers only.
-        dt, temperature, tau = (np.ravel(value)[0].item() for value in self._given)
+        dt, temperature, tau = map(first_number, self._given.values())
         self._open_stochastic(
             *(atoms, model, engine),
             timestep=dt,
@@ -85,9 +87,10 @@ class Bussi(StochasticFacade, ase.md.bussi.Bussi):
         )
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.Bussi:
-        self.dt, temperature, self.taut = self._given
+        self.dt, temperature, self.taut = self._given.values()
         self.temp = temperature * units.kB
-        self.target_kinetic_energy = 0.5 * self.temp * self.ndof
+        if not isinstance(temperature, Schedule):
+            self.target_kinetic_energy = 0.5 * self.temp * self.ndof
         return self._with_noise(
             *(dynamics.Bussi, model),
             dt=self.__dict__["dt"],

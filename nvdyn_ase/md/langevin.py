@@ -6,6 +6,7 @@ import ase.md.langevin
 from ase import units
 
 from nvdyn_ase import dynamics
+from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.parameters import AtomsField, GivenParameter
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
@@ -41,7 +42,8 @@ class Langevin(StochasticFacade, ase.md.langevin.Langevin):
     trajectory
         As in ASE; for a list one per system, or a name with ``{index}`` in it.
     logfile, loginterval, kwargs
-        As in ASE; a list has one table for all systems.
+        As in ASE; for a list one table for all or, with a file for each, one of each: see
+        ``MDLogger``.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -99,5 +101,6 @@ class Langevin(StochasticFacade, ase.md.langevin.Langevin):
 
     def updatevars(self) -> None:
         """Update ASE's coefficients for one Atoms; those of a list are the engine's."""
-        if self._single:
+        scheduled = any(isinstance(value, Schedule) for value in (self.temp, self.fr))
+        if self._single and not scheduled:
             super().updatevars()

@@ -1,25 +1,33 @@
 """What ASE's ``ase.md.md`` has, and what the integrators here have in common."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ase
 import numpy as np
-from ase import units
 from ase.md.md import MolecularDynamics, process_temperature
 
-from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.dynamics import Schedule
+from nvdyn_ase.md.logger import MDLogger
 from nvdyn_ase.md.parameters import given
 from nvdyn_ase.optimize.facade import EngineFacade
 
-__all__ = ["MolecularDynamics", "MolecularDynamicsFacade", "process_temperature"]
+__all__ = ["MDLogger", "MolecularDynamics", "MolecularDynamicsFacade", "process_temperature"]
 
 
 class MolecularDynamicsFacade(EngineFacade):
     """What every integrator facade has in common: the log of a list, and fresh results."""
 
+    #: Parameters as they were given, where ASE's constructor gets others.
+    _given: Mapping[str, Any] = MappingProxyType({})
+
     def _open_md(self, atoms: Any, model: Any, engine: bool | None, **options: Any) -> None:
         """Choose who runs; a list gets a table of its own instead of ASE's log."""
         several = isinstance(atoms, (list, tuple))
+        for name, value in (dict(options) | dict(self._given)).items():
+            if isinstance(value, Schedule) and self._for_engine(atoms, model, engine) is None:
+                raise TypeError(f"{name}: a schedule needs the engine; give a list, or engine=True")
         logfile = options.pop("logfile")
         trajectory = options.pop("trajectory")
         append = options.pop("append_trajectory", False)
@@ -29,7 +37,8 @@ class MolecularDynamicsFacade(EngineFacade):
             **options,
         )
         if several and logfile is not None:
-            self._attach_table(logfile, options.get("loginterval", 1))
+            log = MDLogger(self, list(atoms), logfile, peratom=True, comm=self.comm)
+            self.attach(self.closelater(log), options.get("loginterval", 1))
 
     @staticmethod
     def _why_not(item: Any) -> str | None:
@@ -42,9 +51,6 @@ class MolecularDynamicsFacade(EngineFacade):
     def _process_temperature(temperature: Any, temperature_K: Any, orig_unit: str) -> Any:
         """Return the temperature in K, as ASE does; for a list it may be one per system."""
         return process_temperature(given(temperature), given(temperature_K), orig_unit)
-
-    def _attach_table(self, logfile: Any, interval: int) -> None:
-        self.attach(MDTable(self, logfile), interval)
 
     def _refresh_properties(self) -> None:
         """Leave forces to whoever looks; the engine has them."""
@@ -72,43 +78,10 @@ class MolecularDynamicsFacade(EngineFacade):
         """Return the time since the start, in ASE units; one per system if their steps differ."""
         return self.nsteps * np.asarray(self.dt)[()]
 
-
-class MDTable:
-    """The log of a list: one line for the batch.
-
-    Time (ps), systems that still move, and total, potential and kinetic energy per atom (eV) and
-    temperature (K), averaged over all atoms. Where systems have their own time steps the time is
-    that of the first.
-
-    Parameters
-    ----------
-    dynamics
-        The facade.
-    logfile
-        A path, an open file, or ``"-"``.
-    """
-
-    def __init__(self, dynamics: Any, logfile: Any) -> None:
-        self.dynamics = dynamics
-        self.logfile = dynamics.openfile(file=logfile, comm=dynamics.comm, mode="a")
-        self.logfile.write(
-            f"{'Time[ps]':>10} {'Moving':>8} {'Etot/N[eV]':>13} {'Epot/N[eV]':>13} "
-            f"{'Ekin/N[eV]':>13} {'T[K]':>9}\n"
-        )
-
-    def __call__(self) -> None:
-        """Write a line."""
-        systems = self.dynamics.atoms
-        count = sum(len(atoms) for atoms in systems)
-        driver = self.dynamics._driver
-        potential = float(np.nansum(driver.column("energy"))) / count
-        kinetic = sum(atoms.get_kinetic_energy() for atoms in systems) / count
-        dof = sum(atoms.get_number_of_degrees_of_freedom() for atoms in systems)
-        temperature = 2 * kinetic * count / (max(dof, 1) * units.kB)
-        moving = int((driver.outcomes() < Outcome.NAN).sum())
-        picoseconds = np.ravel(self.dynamics.get_time())[0] / (1000 * units.fs)
-        self.logfile.write(
-            f"{picoseconds:10.4f} {moving:8d} {potential + kinetic:13.6f} {potential:13.6f} "
-            f"{kinetic:13.6f} {temperature:9.2f}\n"
-        )
-        self.logfile.flush()
+    def system_times(self) -> np.ndarray:
+        """Return the time of each system at its own last step, (B,), in ASE units."""
+        driver = self._driver
+        assert driver is not None
+        times = np.broadcast_to(np.ravel(self.get_time()), len(driver.atoms))
+        steps = driver.column("steps")
+        return times - (steps.max() - steps) * np.asarray(self.dt)

@@ -9,6 +9,7 @@ from ase import units
 from ase.md.melchionna import WeakMethodWrapper
 
 from nvdyn_ase import dynamics
+from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.dynamics.integrators.melchionna import mask_rows, voigt_rows
 from nvdyn_ase.md.conserving import ConservingFacade
 from nvdyn_ase.md.parameters import GivenParameter
@@ -88,7 +89,8 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
     trajectory
         As in ASE; for a list one per system, or a name with ``{index}`` in it.
     logfile, loginterval, append_trajectory
-        As in ASE; a list has one table for all systems.
+        As in ASE; for a list one table for all or, with a file for each, one of each: see
+        ``MDLogger``.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -176,7 +178,7 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
             self._driver.set_parameter("mask", self.mask)
 
     def _calculateconstants(self) -> None:
-        if self._single:
+        if self._single and not isinstance(self.temperature, Schedule):
             super()._calculateconstants()
         if self._driver is not None:
             self._moved().refer_to_present_volume(self._driver.together())
@@ -231,6 +233,10 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
     def get_time(self) -> Any:
         """Return the time since the start, in ASE units; of several Atoms one each, (B,)."""
         return self.timeelapsed
+
+    def system_times(self) -> np.ndarray:
+        """Return the time of each system, (B,), in ASE units."""
+        return np.atleast_1d(self.timeelapsed)
 
     def get_gibbs_free_energy(self) -> Any:
         """Return the Gibbs free energy, which is conserved, eV; of several Atoms one each, (B,)."""

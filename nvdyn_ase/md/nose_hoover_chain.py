@@ -13,7 +13,9 @@ from ase.md.nose_hoover_chain import (
 )
 
 from nvdyn_ase import dynamics
+from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.conserving import ConservingFacade
+from nvdyn_ase.md.parameters import first_number
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 
@@ -35,8 +37,6 @@ class ChainFacade(ConservingFacade):
     get those of the first system.
     """
 
-    _given: dict[str, Any]
-
     def _open_chain(
         self,
         atoms: Any,
@@ -47,10 +47,12 @@ class ChainFacade(ConservingFacade):
     ) -> None:
         """Choose who runs, with parameters that systems may have their own values of."""
         self._given = {name: per_system(value) for name, value in parameters.items()}
-        numbers: dict[str, Any] = dict(self._given)
-        if isinstance(atoms, (list, tuple)):
-            numbers |= {name: np.ravel(value)[0].item() for name, value in parameters.items()}
-            numbers["timestep"] = self._given["timestep"]
+        several = isinstance(atoms, (list, tuple))
+        numbers: dict[str, Any] = {
+            name: first_number(value) if several or isinstance(value, Schedule) else value
+            for name, value in self._given.items()
+        }
+        numbers["timestep"] = self._given["timestep"]
         numbers |= {"trajectory": None, "logfile": None} | options
         self._open_md(atoms, model, engine, **numbers)
 
@@ -96,7 +98,7 @@ class NoseHooverChainNVT(ChainFacade, ase.md.nose_hoover_chain.NoseHooverChainNV
         With the engine, let the thermostat know of constraints.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -199,7 +201,7 @@ class IsotropicMTKNPT(BarostatFacade, ase.md.nose_hoover_chain.IsotropicMTKNPT):
         Parts into which a step of a chain is divided.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -265,7 +267,7 @@ class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
         Parts into which a step of a chain is divided.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
@@ -330,7 +332,7 @@ class MaskedMTKNPT(MTKNPT, ase.md.nose_hoover_chain.MaskedMTKNPT):
         Along which of the three cell vectors the cell may grow; the same for all systems.
     kwargs
         As in ASE: ``trajectory``, for a list one per system or a name with ``{index}`` in it;
-        ``logfile``, of which a list has one for all systems, ``loginterval``, and others.
+        ``logfile``, for which see ``MDLogger``, ``loginterval``, and others.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nvdyn_ase.dynamics.parameters import PerAtom
+from nvdyn_ase.dynamics import Schedule
+from nvdyn_ase.dynamics.parameters import PerAtom, parameter_rows
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 
 
@@ -95,6 +96,17 @@ def given(value: Any) -> Any:
         arrays[:] = [np.asarray(item, float) for item in value]
         return arrays
     return per_system(value)
+
+
+def first_number(value: Any) -> Any:
+    """Return the number of the first system at the start, where ASE calculates with one."""
+    if isinstance(value, Schedule):
+        columns = {
+            key: parameter_rows(key, np.ravel(own)[:1], np.arange(1), torch.device("cpu"))
+            for key, own in value.columns.items()
+        }
+        return value(torch.zeros(1, 1, dtype=torch.float64), columns).item()
+    return np.ravel(value)[0].item()
 
 
 def as_engine_takes(name: str, value: Any, single: bool, unit: float) -> Any:

@@ -261,3 +261,18 @@ class AtomsDriver:
     def column(self, key: str) -> np.ndarray:
         """Return a field with one number per system, (B,)."""
         return self.gather()[key].detach().view(-1).cpu().numpy()
+
+    def conserved(self) -> np.ndarray | None:
+        """Return what the engine conserves, (B,) eV; NaN where a system has left, None if nothing.
+
+        That of :meth:`together`, without taking those who have left into the run again.
+        """
+        engine: Any = self.engine
+        if not hasattr(engine, "conserved_energy"):
+            return None
+        moving = self.batch if self._run is None else self._run.batch
+        rows = np.arange(len(self.atoms)) if self._run is None else self._run.systems.rows
+        engine.prime(moving)
+        energies = np.full(len(self.atoms), np.nan)
+        energies[rows] = engine.conserved_energy(moving).detach().view(-1).cpu().numpy()
+        return energies

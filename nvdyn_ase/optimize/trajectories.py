@@ -78,17 +78,34 @@ def _is_empty(target: Any) -> bool:
     return len(target) == 0
 
 
-def one_each(targets: Any, count: int) -> list[Any]:
-    """Return a path or trajectory for each of so many systems; see :class:`Trajectories`."""
+def one_each(
+    targets: Any, count: int, kind: str = "trajectory", plural: str = "trajectories"
+) -> list[Any]:
+    """Return a path or an open file for each system.
+
+    Parameters
+    ----------
+    targets
+        One of them per system, or one path with ``{index}`` in it.
+    count
+        Systems.
+    kind, plural
+        What the files are called, for the errors.
+
+    Raises
+    ------
+    ValueError
+        Not one target per system, or one path without ``{index}`` for several systems.
+    """
     if isinstance(targets, (str, Path)):
         if count > 1 and "{index}" not in str(targets):
             raise ValueError(
-                f"{count} structures cannot share the trajectory {str(targets)!r}; put {{index}} "
+                f"{count} structures cannot share the {kind} {str(targets)!r}; put {{index}} "
                 "into its name, or give a list of names"
             )
         return [Path(str(targets).replace("{index}", str(index))) for index in range(count)]
     if hasattr(targets, "write"):
         targets = [targets]
     if len(targets) != count:
-        raise ValueError(f"{len(targets)} trajectories for {count} structures")
+        raise ValueError(f"{len(targets)} {plural} for {count} structures")
     return [Path(t) if isinstance(t, (str, Path)) else t for t in targets]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.dynamics import (
     FIRE,
     NVE,
@@ -18,7 +19,9 @@ from nvdyn_ase.dynamics import (
     SnapshotHook,
 )
 from nvdyn_ase.dynamics.sinks import HostMemory
+from nvdyn_ase.models import EMT
 from nvdyn_ase.models.base import NeighborConfig
+from tests.systems import mixed, with_velocities
 from tests.wells import Well, wells
 
 SHIPPED = [
@@ -65,6 +68,31 @@ def test_a_csv_has_a_row_for_each_system(tmp_path):
         assert float(final[i]["fmax"]) == batch["fmax"][i].item()
 
 
+def test_logs_of_engines_that_conserve_something_show_it(tmp_path):
+    path, text = tmp_path / "log.csv", io.StringIO()
+    engine = NVE(Well(), dt=0.05, hooks=[LoggingHook(path), LoggingHook(text)])
+    batch = engine.run(wells(1.0, 2.0), n_steps=5)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    final = [float(row["conserved_energy"]) for row in rows[-2:]]
+    assert final == engine.conserved_energy(batch).view(-1).tolist()
+    assert float(text.getvalue().split()[-1]) == pytest.approx(sum(final) / 2, abs=1e-6)
+    assert "conserved" in text.getvalue().splitlines()[0]
+    FIRE(Well(), hooks=[LoggingHook(text := io.StringIO())]).run(wells(1.0), n_steps=1)
+    assert "conserved" not in text.getvalue()
+
+
+def test_a_log_of_conserved_energies_when_some_systems_leave(tmp_path):
+    path = tmp_path / "log.csv"
+    criterion = ConvergenceHook.from_fmax(0.7)
+    batch = wells(0.5, 3.0, 4.0)
+    NVE(Well(), dt=0.05, hooks=[LoggingHook(path)], convergence_hook=criterion).run(batch, 5)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    known = [row["system_id"] for row in rows if row["conserved_energy"] != "nan"]
+    assert known.count("0") == 0 and known.count("2") == 5
+
+
 def test_a_file_takes_a_second_run(tmp_path):
     path = tmp_path / "log.txt"
     engine = NVE(Well(), dt=0.1, hooks=[LoggingHook(str(path))])
@@ -101,6 +129,20 @@ def test_the_nan_detector_finds_any_other(value):
     batch["positions"][0, 1] = value
     FIRE(Well(), hooks=[NaNDetectorHook()]).run(batch, n_steps=2)
     assert batch["outcome"].view(-1).tolist() == [3, 2]
+
+
+def test_a_second_run_goes_on_without_who_has_failed_in_the_first():
+    first, second, large = (with_velocities(atoms, 1) for atoms in mixed(3))
+    batch = batch_from_atoms([first, large, second])
+    reference = batch.clone()
+    batch["positions"][batch.host_ptr[1], 0] = math.nan  # of so many atoms that they are taken out
+    engine = NVE(EMT(), dt=0.2, hooks=[NaNDetectorHook()])
+    for _ in range(3):
+        engine.run(batch, n_steps=2)
+    assert batch["steps"].view(-1).tolist() == [6, 0, 6]
+    NVE(EMT(), dt=0.2).run(reference, n_steps=6)
+    for row in (0, 2):
+        assert torch.equal(batch[[row]]["positions"], reference[[row]]["positions"])
 
 
 def test_the_progress_bar_counts_steps(capsys):

@@ -8,10 +8,14 @@ from nvdyn_ase.dynamics import (
     FIRE,
     MTKNPT,
     NVE,
+    BlowUpHook,
+    Bussi,
     ConvergenceHook,
     IsotropicMTKNPT,
+    Langevin,
     MelchionnaNPT,
     NoseHooverChainNVT,
+    Ramp,
 )
 from nvdyn_ase.models import EMT, LennardJones
 from tests.dynamics.test_cost import Still
@@ -46,6 +50,7 @@ def test_the_device_does_what_the_cpu_does(case):
     assert torch.equal(there["outcome"].cpu(), here["outcome"])
 
 
+RAMP = Ramp(300.0, 400.0, 1.0)
 ENGINES = {
     "fire": FIRE,
     "nve": lambda model: NVE(model, 0.1),
@@ -53,6 +58,9 @@ ENGINES = {
     "mtk-isotropic": lambda model: IsotropicMTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0),
     "mtk": lambda model: MTKNPT(model, 0.1, 300.0, 0.0, 10.0, 100.0),
     "melchionna": lambda model: MelchionnaNPT(model, 0.1, 300.0, 0.0, 10.0, 1000.0),
+    "langevin, ramped": lambda model: Langevin(model, 0.1, RAMP, 0.01, seed=0),
+    "bussi, ramped": lambda model: Bussi(model, 0.1, RAMP, 10.0, seed=0),
+    "nve, watched": lambda model: NVE(model, 0.1, hooks=[BlowUpHook(1e9, 1e9)]),
 }
 
 

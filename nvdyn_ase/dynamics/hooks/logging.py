@@ -25,7 +25,8 @@ class LoggingHook:
         A path, an open text file, or ``"-"`` for the standard output. A path that ends in ``.csv``
         gets columns step, system_id, status, energy (eV) and fmax (eV/Å), one row per system;
         anything else a table with the number of systems that still move, the mean energy (eV) and
-        the largest fmax (eV/Å).
+        the largest fmax (eV/Å). Both have a column of the conserved energy (eV), or its mean, for
+        engines that have one; of systems that have just left the batch it is not known.
     frequency
         Written every so many steps; the last state is written in any case. It waits for the device.
     """
@@ -68,17 +69,25 @@ class LoggingHook:
     def _write(self, batch: Batch, dynamics: "BaseDynamics", target: Any) -> None:
         step = np.full(len(batch), dynamics.step_count)
         columns = {key: _column(batch, key) for key in _COLUMNS[1:]}
+        conserved = _conserved(batch, dynamics)
+        if conserved is not None:
+            columns["conserved_energy"] = conserved
         if self._csv:
             writer = csv.writer(target)
             if not self._titled:
-                writer.writerow(_COLUMNS)
+                writer.writerow(("step", *columns))
             writer.writerows(zip(step, *columns.values(), strict=True))
         else:
+            last = "" if conserved is None else f" {'mean conserved':>16}"
             if not self._titled:
-                target.write(f"{'step':>8} {'moving':>8} {'mean energy':>16} {'max fmax':>12}\n")
+                titles = f"{'step':>8} {'moving':>8} {'mean energy':>16} {'max fmax':>12}"
+                target.write(f"{titles}{last}\n")
             moving = int((columns["status"] < dynamics.exit_status).sum())
             energy, fmax = np.nanmean(columns["energy"]), np.nanmax(columns["fmax"])
-            target.write(f"{dynamics.step_count:8d} {moving:8d} {energy:16.6f} {fmax:12.6f}\n")
+            last = "" if conserved is None else f" {np.nanmean(conserved):16.6f}"
+            target.write(
+                f"{dynamics.step_count:8d} {moving:8d} {energy:16.6f} {fmax:12.6f}{last}\n"
+            )
         self._titled = True
 
 
@@ -86,3 +95,11 @@ def _column(batch: Batch, key: str) -> np.ndarray:
     if key not in batch:
         return np.full(len(batch), np.nan)
     return batch[key].detach().view(-1).cpu().numpy()
+
+
+def _conserved(batch: Batch, dynamics: Any) -> np.ndarray | None:
+    if not hasattr(dynamics, "conserved_energy"):
+        return None
+    if len(dynamics.state) != len(batch):  # those who leave, while the state is of all
+        return np.full(len(batch), np.nan)
+    return dynamics.conserved_energy(batch).detach().view(-1).cpu().numpy()

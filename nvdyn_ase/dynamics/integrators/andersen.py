@@ -47,6 +47,10 @@ class Andersen(HasNoise, BaseDynamics):
     the potential energy too large by a fraction ``andersen_prob / 2``, whatever the time step: for
     averages choose a small probability.
 
+    A collision changes one component of a velocity. Constraints that tie components together, as
+    those on bond lengths and on the centre of mass, make the system too cold, as in ASE: by one
+    part in N + 1 for N equal atoms whose centre of mass is held. Take another thermostat there.
+
     Parameters
     ----------
     model

@@ -99,6 +99,9 @@ class Bussi(HasNoise, NVE):
         left = [[math.exp(-a / b)] for a, b in zip(dt, taut, strict=True)]
         self.state["decay"] = torch.tensor(left, dtype=torch.float64, device=batch.device)
 
+    def _schedules_followed(self, batch: Batch) -> None:
+        """The temperature is not in what the state keeps of the parameters."""
+
     def _rows(self, name: str, batch: Batch) -> list[float]:
         value = self.parameter(name)
         return value.view(-1).tolist() if isinstance(value, Tensor) else [value] * len(batch)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.models.base import BaseModelMixin
 
 Number = int | float | Float[Tensor, "V 1"]
@@ -17,7 +18,7 @@ class NVE(BaseDynamics):
     """Velocity Verlet at constant energy, as ``ase.md.VelocityVerlet``, with RATTLE's two parts.
 
     W. C. Swope, H. C. Andersen, P. H. Berens and K. R. Wilson, J. Chem. Phys. 76, 637 (1982),
-    equation 3.
+    equation 3. :meth:`conserved_energy` is conserved.
 
     Parameters
     ----------
@@ -57,6 +58,13 @@ class NVE(BaseDynamics):
         masses = batch["atomic_masses"].view(-1, 1)
         velocities = kick(batch["velocities"], constraints.forces(batch, md=True), masses, dt)
         batch["velocities"] = constraints.velocities(batch, velocities)
+
+    def conserved_energy(self, batch: Batch) -> Float[Tensor, "B 1"]:
+        """Return the total energy, (B, 1) eV.
+
+        The batch is the one that is being moved, with current forces.
+        """
+        return self.energy(batch) + kinetic_energy(batch, batch["velocities"])
 
 
 VelocityVerlet = NVE

@@ -1,0 +1,42 @@
+"""Constant temperature and pressure: energies and volumes at two temperatures, and two pressures.
+
+Each barostat that claims the isothermal-isobaric ensemble.
+"""
+
+import pytest
+from ase import units
+
+from nvdyn_ase.dynamics import MTKNPT, IsotropicMTKNPT, MaskedMTKNPT
+from tests.ensembles.argon import DT, PS, model, replicas, sampled
+from tests.ensembles.checks import are_of_one_ensemble, data, is_of_the_temperature
+
+pytestmark = pytest.mark.slow
+
+HIGH = 700.0 * units.bar
+#: Temperature, K, and pressure, eV/Å³.
+STATES = ((50.0, 0.0), (60.0, 0.0), (60.0, HIGH))
+#: Steps before the first sample, samples of each of 64 replicas, and steps between them: 2 ps, in
+#: which a volume has forgotten all but a tenth of where it was. With faster baths it swings on.
+SCHEDULE = (3000, 30, 400)
+TIMES = (0.2 * PS, 1.0 * PS)
+
+BAROSTATS = {
+    "IsotropicMTKNPT": lambda T, p: IsotropicMTKNPT(model(), DT, T, p, *TIMES),
+    "MTKNPT": lambda T, p: MTKNPT(model(), DT, T, p, *TIMES),
+    "MaskedMTKNPT": lambda T, p: MaskedMTKNPT(model(), DT, T, p, *TIMES, mask=(True, False, True)),
+}
+
+
+@pytest.mark.parametrize("name", BAROSTATS)
+def test_a_barostat_samples_its_ensemble(name):
+    found, verdicts = [], []
+    for seed, (temperature, pressure) in enumerate(STATES):
+        batch = replicas(temperature, seed=10 + seed)
+        samples = sampled(BAROSTATS[name](temperature, pressure), batch, *SCHEDULE)
+        found.append(data(samples, temperature, pressure))
+        case = f"{name}, 700 bar" if pressure else name
+        verdicts.append(is_of_the_temperature(case, found[-1], temperature))
+    cold, warm, pressed = found
+    verdicts.append(are_of_one_ensemble(name, "enthalpy, 50 and 60 K", cold, warm))
+    verdicts.append(are_of_one_ensemble(name, "volume, 0 and 700 bar", warm, pressed))
+    assert all(verdicts)
