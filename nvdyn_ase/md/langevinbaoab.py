@@ -26,7 +26,8 @@ class LangevinBAOAB(StochasticFacade, UnforcedFacade, ase.md.langevinbaoab.Lange
 
     Energy, temperature, enthalpy, or temperature and stress are constant, by which of
     ``temperature_K`` and ``externalstress`` are given. With the engine a change of ``dt``,
-    ``T_tau`` or ``P_tau`` takes effect at once; in ASE's own code, with ``set_temperature``.
+    ``T_tau`` or ``P_tau`` takes effect at once; in ASE's own code, with ``set_temperature``. A new
+    ``externalstress`` takes effect half a kick of the cell earlier than in ASE's own code.
 
     Parameters
     ----------

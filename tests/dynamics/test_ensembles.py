@@ -90,8 +90,8 @@ def test_harmonic_wells_have_the_temperature_in_both_energies(name, excess):
 
 
 def test_wells_have_the_exact_width_under_baoab_whatever_the_time_step():
-    """<x²> = kT / k at a tenth and at half of the largest stable step, 2 sqrt(m / k)."""
-    for dt in (0.7, 3.4):  # for carbon, the lightest
+    """<x²> = kT / k at a third and at nine tenths of the largest stable step."""
+    for dt in (0.7, 1.8):  # that is 2 sqrt(m / k) of hydrogen
         engine = LangevinBAOAB(Harmonic(k=1.0), dt, TEMPERATURE, T_tau=20.0, seed=11)
         sampler = Sampler(engine, replicas(200)).run(500, 15, 20)
         assert deviation(sampler.potential, 1.5 * ATOMS * kB * TEMPERATURE) < 4.0
