@@ -30,18 +30,19 @@ def why_not(item: Any) -> str | None:
     if isinstance(item, ase.Atoms):
         return None
     if type(item) not in _KINDS:
-        return f"a {type(item).__name__} is neither an Atoms nor one of ASE's filters"
+        kind = type(item).__name__
+        return f"a {kind} is neither an Atoms nor one of ASE's filters; it is moved alone only"
     if not isinstance(item.atoms, ase.Atoms):
         return f"it is a filter on a {type(item.atoms).__name__}, not on an Atoms"
     if type(item) is Filter:
         atoms = np.arange(len(item.atoms))[item.index]
         if not len(atoms):
             return "it is a Filter that shows no atoms"
-        return None if (np.diff(atoms) > 0).all() else "its indices are not in ascending order"
+        return None if (np.diff(atoms) > 0).all() else "its indices do not ascend; sort them"
     if item.atoms.cell.rank != 3:
         return "it is a filter of a cell that does not have three cell vectors"
     if getattr(item, "include_ideal_gas", False):
-        return "it is a StrainFilter with include_ideal_gas"
+        return "it is a StrainFilter with include_ideal_gas, which is moved alone only"
     return None
 
 
@@ -110,6 +111,22 @@ class Filters:
         for row, item in strained.items():
             item.strain[:] = strains[row]
         self._known = self._read()
+
+    def origin(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Return what coordinates of cells count from, which a restart has to know."""
+        if not self._cells:
+            return {}
+        return {key: batch[key].cpu().numpy()[self._rows] for key in ("orig_cell", "strain")}
+
+    def restore(self, origin: dict[str, np.ndarray]) -> None:
+        """Give the user's filters what :meth:`origin` has returned for such filters before."""
+        cells: list[Any] = list(self._cells.values()) if origin else []
+        for place, item in enumerate(cells):
+            if isinstance(item, StrainFilter):
+                item.origcell[:] = origin["orig_cell"][place]
+                item.strain[:] = origin["strain"][place]
+            else:
+                item.orig_cell = origin["orig_cell"][place]
 
     def _read(self) -> dict[str, np.ndarray]:
         found = [_fields(row, item) for row, item in self._cells.items()]

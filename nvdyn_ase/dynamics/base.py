@@ -538,6 +538,9 @@ class BaseDynamics(PerSystemParameters):
         else:
             self._neighbors.select(kept)
 
+    def begin_anew(self, batch: Batch, rows: np.ndarray) -> None:
+        """Forget what the method knows of some systems that failed and were changed since."""
+
     def align_states(self, states: Sequence[Batch]) -> None:
         """Make states of this engine fit one behind the other, where the shape of fields grows."""
 

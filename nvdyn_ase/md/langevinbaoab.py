@@ -7,7 +7,9 @@ import numpy as np
 
 from nvdyn_ase import dynamics
 from nvdyn_ase.dynamics.integrators.baoab import stress_rows
+from nvdyn_ase.dynamics.schedules import Schedule
 from nvdyn_ase.md.conserving import UnforcedFacade
+from nvdyn_ase.md.parameters import first_number
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
@@ -214,7 +216,11 @@ class LangevinBAOAB(StochasticFacade, UnforcedFacade, ase.md.langevinbaoab.Lange
 
 def _first(value: Any) -> Any:
     """Return the number of the first system."""
-    return value if value is None else np.ravel(np.asarray(value, object))[0]
+    if value is None:
+        return None
+    if isinstance(value, Schedule):
+        return first_number(value)
+    return np.ravel(np.asarray(value, object))[0]
 
 
 def _as_generators(rng: Any) -> Any:

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from nvdyn_ase import dynamics
+from nvdyn_ase.data import Batch
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.optimize.hessians import matrices_of, put_matrices
 from nvdyn_ase.optimize.line_search import SearchAttribute, SearchingFacade
-from nvdyn_ase.optimize.one_at_a_time import refuse_several
+from nvdyn_ase.optimize.optimize import OptimizerFacade
 
 _LEARNER: Any = ase.optimize.bfgslinesearch.BFGSLineSearch
 
@@ -100,10 +102,7 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
         """The inverse Hessian, in units of ``1 / alpha``; for a list, one of each system."""
         if self._driver is None:
             return self.__dict__["H"]
-        state = self._driver.state()
-        entries = np.split(state["H"].cpu().numpy(), state.host_block_ptr[1:-1])
-        sizes = zip(entries, state.num_nodes_list, strict=True)
-        matrices = [own.reshape(3 * n, 3 * n) for own, n in sizes]
+        matrices = matrices_of(self._driver.state(), "H")
         return matrices[0] if self._single else matrices
 
     @H.setter
@@ -111,8 +110,7 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
         self.__dict__["H"] = value
         if self._driver is not None and value is not None:
             self._driver.close()
-            entries = [np.ravel(own) for own in ([value] if self._single else value)]
-            self._put({"H": np.concatenate(entries)})
+            put_matrices(self._driver.state(), "H", [value] if self._single else value)
 
     def reset(self) -> None:
         """Forget what was learned."""
@@ -153,11 +151,13 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
         self._forget_search()
 
     def replay_trajectory(self, traj: Any) -> None:
-        """Learn from an old trajectory of one Atoms."""
+        """Learn from an old trajectory of one Atoms, or from one of each in a list."""
         if self._driver is None:
-            super().replay_trajectory(traj)
+            _LEARNER.replay_trajectory(self, traj)
             return
-        refuse_several(self.atoms, "replay_trajectory")
+        if not self._single:
+            OptimizerFacade.replay_trajectory(self, traj)
+            return
         learner = _LEARNER(self.atoms, logfile=None, alpha=self.alpha)
         learner.replay_trajectory(traj)
         if learner.H is None:
@@ -166,3 +166,18 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
         self._take(learner.r0, learner.g0, learner.H)
         state = self._driver.state()
         state["always"] = torch.ones_like(state["always"])  # as in ASE, whatever a step was like
+
+    def _replay_trajectory(self, traj: Any) -> None:
+        """Be among the optimizers that learn from trajectories; see ``replay_trajectory``."""
+
+    def _replay_system(self, frames: Any, state: Batch) -> None:
+        learner = _LEARNER(frames[0], logfile=None, alpha=float(state["alpha"]))
+        learner.replay_trajectory(frames)
+        if learner.H is None:
+            return
+        put_matrices(state, "H", [learner.H])
+        last = {"last_coordinates": learner.r0, "last_forces": -learner.g0}
+        for key, array in last.items():
+            state[key] = torch.as_tensor(np.reshape(array, state[key].shape)).to(state[key])
+        state["search"] = torch.zeros_like(state["search"])
+        state["always"] = torch.ones_like(state["always"])

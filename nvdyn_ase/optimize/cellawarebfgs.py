@@ -75,7 +75,10 @@ class CellAwareBFGS(BFGS, ase.optimize.cellawarebfgs.CellAwareBFGS):
     def _why_not(item: Any) -> str | None:
         """Say why the engine cannot move a thing; None if it can."""
         if not isinstance(item, FrechetCellFilter) or item.exp_cell_factor != 1.0:
-            return "it is not a FrechetCellFilter with exp_cell_factor=1.0"
+            return (
+                "it is not FrechetCellFilter(atoms, exp_cell_factor=1.0); for streams give "
+                "cell_filter=functools.partial(FrechetCellFilter, exp_cell_factor=1.0)"
+            )
         return BFGS._why_not(item)
 
     def initialize(self) -> None:

@@ -37,6 +37,8 @@ class AtomsDriver:
     ----------
     items, atoms
         What the user gave, and the Atoms, also those behind filters.
+    filters
+        The filters among them.
     batch
         All systems in the user's order; behind the run while one is open.
     """
@@ -49,8 +51,8 @@ class AtomsDriver:
         self.engine = engine
         self._foreign = list(foreign)
         self.batch = batch_from_atoms(self.atoms, copy_constraints=False).to(engine.device)
-        self._filters = Filters(items)
-        self._filters.put(self.batch)
+        self.filters = Filters(items)
+        self.filters.put(self.batch)
         self._run: Run | None = None
         self._stale = False
         self._gathered = False
@@ -105,6 +107,18 @@ class AtomsDriver:
         self.run.advance_together()
         self._stale = True
 
+    def begin(self, n_steps: int) -> None:
+        """Begin a run of so many steps of each system, for :meth:`advance_freely`."""
+        self.close()
+        self._gathered = False
+        self._run = Run(self.engine, self.batch, n_steps)
+
+    def advance_freely(self) -> None:
+        """Do one forward pass; nobody waits for those who need several for a step."""
+        self._gathered = False
+        self.run.advance()
+        self._stale = True
+
     def step(self) -> None:
         """Do one step, in which systems that are done do not move."""
         if not self.settle():
@@ -118,7 +132,7 @@ class AtomsDriver:
         ValueError
             Some structure has a filter, which knows of other forces.
         """
-        if self._filters:
+        if self.filters:
             raise ValueError("step(forces) does not go with filters in the engine; call step()")
         self.close()
         old = self.gather()["forces"]
@@ -198,7 +212,7 @@ class AtomsDriver:
         while results and self._foreign:
             self._foreign.pop().calc = None
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
-        self._filters.write(self.batch)
+        self.filters.write(self.batch)
         self._stale = False
 
     def take_up_changes(self) -> None:
@@ -206,7 +220,7 @@ class AtomsDriver:
         if self._stale:
             return
         changes = read_back(self.atoms, self._gather())
-        filters = bool(self._filters) and self._filters.take_up(self.batch)
+        filters = bool(self.filters) and self.filters.take_up(self.batch)
         if changes.constraints or filters:
             self.engine.forget_constraints()
         if len(changes) or filters:
@@ -224,6 +238,7 @@ class AtomsDriver:
         self.batch["status"] = torch.where(again, 0, self.batch["status"])
         for row in rows:
             self.batch.host[row].pop("failure", None)
+        self.engine.begin_anew(self.batch, np.flatnonzero(again.view(-1).cpu().numpy()))
 
     # ---------------------------------------------------------------- the engine's state
 

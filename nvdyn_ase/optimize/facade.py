@@ -146,10 +146,7 @@ class EngineFacade(_Behind):
                 raise ValueError(f"{name} was given an empty list; give it one Atoms or more")
             for index, item in enumerate(atoms):
                 if (reason := self._why_not(item)) is not None:
-                    raise TypeError(
-                        f"{name} cannot take item {index} in a list: {reason}. It is taken alone: "
-                        f"{name}(item)"
-                    )
+                    raise TypeError(f"{name} cannot take item {index} in a list: {reason}")
             _refuse_twins([filtered(item) for item in atoms])
             return atoms
         always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
@@ -274,6 +271,8 @@ class EngineFacade(_Behind):
             try:
                 # Up to its first value, ASE's generator sets the limits of the run, and no more.
                 next(super().irun(*args, **kwargs))
+                if driver.engine._tries and not self._single and not getattr(self, "restart", None):
+                    self._run_freely(driver)
                 while self.nsteps < self.max_steps and not driver.settle():
                     driver.advance()
                     self._after_step()
@@ -286,6 +285,17 @@ class EngineFacade(_Behind):
                 raise
             driver.finish()
         return bool(self.converged())
+
+    def _run_freely(self, driver: AtomsDriver) -> None:
+        """Let each system go through its own steps, though they take others more forward passes."""
+        before = driver.column("steps").copy()
+        driver.begin(self.max_steps - self.nsteps)
+        try:
+            while not driver.settle():
+                driver.advance_freely()
+        finally:
+            driver.close()
+            self.nsteps += int((driver.column("steps") - before).max())
 
     # ---------------------------------------------------------------- looking
 

@@ -123,7 +123,8 @@ class OptimizerFacade(EngineFacade):
             self._dump_single()
         else:
             assert self._driver is not None
-            write_state(self.restart, self._driver.state(), type(self).__name__)
+            driver, name = self._driver, type(self).__name__
+            write_state(self.restart, driver.state(), name, driver.filters.origin(driver.gather()))
 
     def _dump_single(self) -> None:
         """Write what ASE's optimizer of this name writes for one Atoms."""
@@ -139,7 +140,11 @@ class OptimizerFacade(EngineFacade):
         if self._single:
             self._take_single_restart()
             return
-        state = self._driver.state()
-        for key, tensor in read_state(restart, state, type(self).__name__).items():
+        driver = self._driver
+        state = driver.state()
+        fields, filters = read_state(restart, state, type(self).__name__)
+        for key, tensor in fields.items():
             if key not in self._constants:
                 state[key] = tensor
+        driver.filters.restore(filters)
+        driver.take_up_changes()

@@ -1,6 +1,7 @@
 """The restart file of a list of Atoms: the method's state of every system, as JSON."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from nvdyn_ase.data import Batch
 _FORMAT = "nvdyn_ase restart 1"
 
 
-def write_state(path: str | Path, state: Batch, method: str) -> None:
+def write_state(path: str | Path, state: Batch, method: str, filters: dict[str, Any]) -> None:
     """Write the state of all systems; the file is complete or the one before.
 
     Parameters
@@ -24,6 +25,8 @@ def write_state(path: str | Path, state: Batch, method: str) -> None:
         Fields of the method, per system and per atom.
     method
         Name of the method.
+    filters
+        What filters of cells go on from: arrays by name.
     """
     fields = {key: tensor.detach().cpu().numpy() for key, tensor in state}
     content = {
@@ -31,6 +34,7 @@ def write_state(path: str | Path, state: Batch, method: str) -> None:
         "method": method,
         "num_atoms": np.asarray(state.num_nodes_list),
         "fields": fields,
+        "filters": filters,
     }
     new = Path(f"{path}.new")
     with new.open("w") as file:
@@ -38,7 +42,9 @@ def write_state(path: str | Path, state: Batch, method: str) -> None:
     new.replace(path)
 
 
-def read_state(path: str | Path, state: Batch, method: str) -> dict[str, Tensor]:
+def read_state(
+    path: str | Path, state: Batch, method: str
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """Read the state of the same systems.
 
     Parameters
@@ -70,8 +76,12 @@ def read_state(path: str | Path, state: Batch, method: str) -> dict[str, Tensor]
             f"{path} is of {len(sizes)} structures with {sizes.sum()} atoms, not of these "
             f"{len(state)} with {sum(state.num_nodes_list)}"
         )
-    return {
+    found = {
         key: torch.as_tensor(np.asarray(fields[key])).to(tensor)
         for key, tensor in state
         if key in fields
     }
+    kinds = (tensors.get("cell_filter") for tensors in (found, dict(state)))
+    if not all(torch.equal(a, b) for a, b in [tuple(kinds)] if a is not None and b is not None):
+        raise RestartError(f"{path} is of other filters than these; delete it to start afresh")
+    return found, {key: np.asarray(rows) for key, rows in content.get("filters", {}).items()}

@@ -233,8 +233,51 @@ def test_a_replayed_trajectory_is_as_in_ase(kind, tmp_path):
         optimizer.replay_trajectory(path)
         optimizer.run(fmax=0, steps=3)
     np.testing.assert_allclose(parts.positions, whole.positions, atol=1e-9)
-    with pytest.raises(TypeError, match="one Atoms at a time"):
-        kind(metals(2), logfile=None).replay_trajectory(path)
+
+
+@kinds
+def test_a_list_learns_from_a_trajectory_of_each(kind, tmp_path):
+    several, alone = metals(3), metals(3)
+    theirs = getattr(ase.optimize, kind.__name__)
+    for seed, (one, other) in enumerate(zip(several, alone, strict=True)):
+        for name, atoms in (("list", one), ("alone", other)):
+            path = str(tmp_path / f"{name}-{seed}.traj")
+            theirs(atoms, logfile=None, trajectory=path).run(0, steps=3 + seed)
+    optimizer = kind(several, logfile=None)
+    optimizer.replay_trajectory(str(tmp_path / "list-{index}.traj"))
+    optimizer.run(fmax=0, steps=3)
+    for seed, atoms in enumerate(alone):
+        reference = theirs(atoms, logfile=None)
+        reference.replay_trajectory(str(tmp_path / f"alone-{seed}.traj"))
+        reference.run(fmax=0, steps=3)
+        np.testing.assert_allclose(several[seed].positions, atoms.positions, atol=1e-7)
+
+
+@kinds
+def test_nobody_pays_for_the_trials_of_others(kind):
+    structures = metals(6)
+    optimizer = kind(structures, model="emt", logfile=None)
+    model, forwards = optimizer.engine.model, []
+    original = model.forward
+    model.forward = lambda batch: (forwards.append(len(batch)), original(batch))[1]
+    optimizer.run(fmax=0.01, steps=30)
+    alone = metals(6)
+    for atoms, result in zip(alone, optimizer.results, strict=True):
+        reference = getattr(ase.optimize, kind.__name__)(atoms, logfile=None)
+        reference.run(fmax=0.01, steps=30)
+        assert result.steps == reference.nsteps
+    assert optimizer.nsteps == max(result.steps for result in optimizer.results)
+    counted = [result.evaluations for result in optimizer.results]
+    assert len(forwards) == max(counted)
+
+
+@kinds
+def test_a_search_keeps_no_more_than_its_steps(kind):
+    optimizer = kind(metals(3), model="emt", logfile=None)
+    optimizer.run(fmax=0, steps=12)
+    state = optimizer.engine.state
+    if "s" in state:
+        assert state["s"].shape[1] <= int(state["pairs"].max()) + 4
 
 
 def test_the_inverse_hessian_can_be_read_and_forgotten():

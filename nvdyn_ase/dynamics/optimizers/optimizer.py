@@ -83,17 +83,23 @@ class Optimizer(BaseDynamics):
             kinds = before["cell_filter"].view(-1).cpu().numpy()
         changed = kinds != rows.kinds
         changed |= np.not_equal(before.num_nodes_list, rows.num_nodes_list)
-        if not changed.any():
+        if changed.any():
+            self.begin_anew(batch, np.flatnonzero(changed))
+
+    def begin_anew(self, batch: Batch, rows: np.ndarray) -> None:
+        """Give some systems a new state; the others keep theirs."""
+        if batch is not self._batch or not len(rows):
             return
+        before = self.state
         self._init_state(batch)
-        if changed.all():
+        if len(rows) == len(batch):
             return
         if "cell_filter" in self.state and "cell_filter" not in before:
             before["cell_filter"] = torch.zeros_like(self.state["cell_filter"])
-        kept, new = np.flatnonzero(~changed), np.flatnonzero(changed)
-        parts = [before.index_select(kept), self.state.index_select(new)]
+        kept = np.setdiff1d(np.arange(len(batch)), rows)
+        parts = [before.index_select(kept), self.state.index_select(rows)]
         self.align_states(parts)
-        self.state = put_together(parts, np.argsort(np.concatenate([kept, new])))
+        self.state = put_together(parts, np.argsort(np.concatenate([kept, rows])))
 
     def needs(self, batch: Batch) -> frozenset[str]:
         """Return what the model has to give: the stress too, where a cell moves."""
