@@ -226,10 +226,10 @@ class AtomsDriver:
         if len(changes) or filters:
             # The changes are in the batch of all systems: what was split off it is out of date.
             self._discard()
-            self.reopen_failed(changes.rows)
+            self.engine.begin_anew(self.batch, self.reopen_failed(changes.rows))
 
-    def reopen_failed(self, rows: Sequence[int]) -> None:
-        """Let systems that failed move again, because the user has changed or was told of them."""
+    def reopen_failed(self, rows: Sequence[int]) -> np.ndarray:
+        """Let systems that failed move again, because the user has changed or was told of them; return which."""
         changed = torch.zeros(len(self.batch), 1, dtype=torch.bool)
         changed[list(rows)] = True
         outcome = self.batch["outcome"]
@@ -238,7 +238,7 @@ class AtomsDriver:
         self.batch["status"] = torch.where(again, 0, self.batch["status"])
         for row in rows:
             self.batch.host[row].pop("failure", None)
-        self.engine.begin_anew(self.batch, np.flatnonzero(again.view(-1).cpu().numpy()))
+        return np.flatnonzero(again.view(-1).cpu().numpy())
 
     # ---------------------------------------------------------------- the engine's state
 
