@@ -229,7 +229,7 @@ class AtomsDriver:
             self.engine.begin_anew(self.batch, self.reopen_failed(changes.rows))
 
     def reopen_failed(self, rows: Sequence[int]) -> np.ndarray:
-        """Let systems that failed move again, because the user has changed or was told of them; return which."""
+        """Let systems that failed, and were changed or told of, move again; return which did."""
         changed = torch.zeros(len(self.batch), 1, dtype=torch.bool)
         changed[list(rows)] = True
         outcome = self.batch["outcome"]
