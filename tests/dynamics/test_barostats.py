@@ -96,7 +96,10 @@ def test_a_matrix_does_not_know_the_others(count):
 # -------------------------------------------------------------------------------- conservation
 
 
-@engines
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if i % 3 else ()) for i, n in enumerate(ENGINES)],
+)
 def test_what_is_conserved_is_conserved_to_its_order(name):
     errors = []
     for steps, dt in ((50, 0.2), (100, 0.1), (200, 0.05)):

@@ -271,7 +271,7 @@ def test_alone_together_and_in_any_order(engine):
     others = bits(engine, structures, shuffled)
     for i in together:
         assert equal(together[i], others[i]), structures[i].constraints
-        if i % 3 == 0:
+        if i % 10 == 0:
             alone = bits(engine, structures, [i])[i]
             assert equal(together[i], alone), structures[i].constraints
 

@@ -104,9 +104,17 @@ def run_of_ase(make, atoms, steps):
     return len(frames) - 1, frames[-1]
 
 
+def _cases():
+    """Return every method with every filter; all but the first with each are slow."""
+    first, frechet = next(iter(METHODS)), list(FILTERS)[2]
+    for method in METHODS:
+        for filtered in FILTERS:
+            fast = method == first or filtered == frechet
+            yield pytest.param(method, filtered, marks=() if fast else pytest.mark.slow)
+
+
 @pytest.mark.filterwarnings("ignore")
-@methods
-@pytest.mark.parametrize("filtered", FILTERS)
+@pytest.mark.parametrize(("method", "filtered"), _cases())
 def test_steps_are_ases_alone_and_among_others(method, filtered):
     ours, theirs, options = METHODS[method]
     kind, more = FILTERS[filtered]
