@@ -135,9 +135,13 @@ class BFGS(OptimizerFacade, ase.optimize.bfgs.BFGS):
             self._put_learned(self._driver.state())
 
     def _replay_system(self, frames: Sequence[Any], state: Batch) -> None:
-        self.__dict__["H0"] = matrices_of(state, "hessian")[0]
+        own = self.__dict__.pop("H0", None)
+        self.__dict__["H0"] = matrices_of(state, "hessian")[0]  # where ASE's code begins
         super()._replay_trajectory(frames)
         self._put_learned(state)
+        del self.__dict__["H0"]
+        if own is not None:
+            self.__dict__["H0"] = own
 
 
 class oldBFGS(OneAtATime, ase.optimize.bfgs.oldBFGS):  # noqa: N801

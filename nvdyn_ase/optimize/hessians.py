@@ -45,8 +45,8 @@ def put_matrices(
 class EngineHessian:
     """An attribute of a facade that is the Hessian before the first step.
 
-    Reading it gives what it was when it was last set, or is still; setting it changes the engine's,
-    for the systems that have not moved.
+    Reading it gives what was set last, or else what systems begin with; setting it changes the
+    engine's, for the systems that have not moved.
     """
 
     def __init__(self, attribute: str) -> None:
@@ -56,8 +56,11 @@ class EngineHessian:
         """Read it."""
         if facade is None:
             return self
-        if self.attribute not in facade.__dict__ and facade._driver is not None:
-            facade.__dict__[self.attribute] = matrices_of(facade._driver.state(), "hessian")
+        driver = facade._driver
+        if self.attribute not in facade.__dict__ and driver is not None:
+            fresh = driver.engine._make_new_state(len(driver.batch), driver.batch)
+            found = matrices_of(fresh, "hessian")
+            return found[0] if facade._single else found
         try:
             return facade.__dict__[self.attribute]
         except KeyError:

@@ -52,6 +52,8 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
 
     radius = EngineParameter()
     maxradius = EngineParameter()
+    hessianupdate = EngineParameter()
+    forcemin = EngineParameter()
 
     def __init__(
         self,
@@ -119,6 +121,23 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
             return super().get_hessian()
         found = matrices_of(self._driver.state(), "hessian")
         return found[0] if self._single else found
+
+    @property
+    def hessian(self) -> Any:
+        """The Hessian, eV/Å²; for a list one per system. With ASE's code it is there once made."""
+        if self._driver is not None:
+            return self.get_hessian()
+        try:
+            return self.__dict__["hessian"]
+        except KeyError:
+            raise AttributeError("hessian") from None
+
+    @hessian.setter
+    def hessian(self, value: Any) -> None:
+        if self._driver is None:
+            self.__dict__["hessian"] = value
+        else:
+            self.set_hessian(value)
 
     def set_hessian(self, hessian: Any) -> None:
         """Replace the Hessian, eV/Å²; for a list one per system."""

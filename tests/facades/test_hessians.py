@@ -124,5 +124,5 @@ def test_cell_aware_bfgs_takes_limits_and_stiffness_per_system():
 
 @pytest.mark.parametrize("item", [lambda a: a, UnitCellFilter, FrechetCellFilter])
 def test_cell_aware_bfgs_says_which_filter_it_needs(item):
-    with pytest.raises(TypeError, match=r"FrechetCellFilter with exp_cell_factor=1\.0"):
+    with pytest.raises(TypeError, match=r"FrechetCellFilter\(atoms, exp_cell_factor=1\.0"):
         CellAwareBFGS([item(atoms) for atoms in metals(2)], **QUIET)
