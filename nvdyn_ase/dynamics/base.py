@@ -276,7 +276,8 @@ class BaseDynamics(PerSystemParameters):
             )
         dtype = batch["positions"].dtype
         for key, values in outputs.items():
-            batch[key] = values.to(dtype) if values.is_floating_point() else values
+            other = values.is_floating_point() and values.dtype is not dtype
+            batch[key] = values.to(dtype) if other else values
         batch.evaluated = Evaluated.now(batch, self.model, outputs)
         failures = outputs.failures | failures
         new = {row: why for row, why in failures.items() if "failure" not in batch.host[row]}

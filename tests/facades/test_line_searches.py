@@ -271,15 +271,6 @@ def test_nobody_pays_for_the_trials_of_others(kind):
     assert len(forwards) == max(counted)
 
 
-@kinds
-def test_a_search_keeps_no_more_than_its_steps(kind):
-    optimizer = kind(metals(3), model="emt", logfile=None)
-    optimizer.run(fmax=0, steps=12)
-    state = optimizer.engine.state
-    if "s" in state:
-        assert state["s"].shape[1] <= int(state["pairs"].max()) + 4
-
-
 def test_the_inverse_hessian_can_be_read_and_forgotten():
     ours, theirs = copper_slab(1), copper_slab(1)
     ends = []

@@ -144,14 +144,11 @@ class LBFGS(Optimizer):
         """Add slots if the longest history fills those that there are.
 
         The host counts steps for this, so that nothing waits for the device; after a step that was
-        not stored there is a slot to spare. Where a step takes several forward passes it looks, now
-        and then.
+        not stored there is a slot to spare, and where a step takes several forward passes there are
+        more.
         """
         self._most_pairs += 1
         slots = self.state["s"].shape[1]
-        if self._tries and self._most_pairs > slots:
-            self.count_pairs()  # a forward pass is less than a step: find out how many there were
-            self._most_pairs += 1
         if min(self._most_pairs, self.memory) > slots:
             self._resize(self.state, min(slots + _BLOCK, self.memory))
 
