@@ -67,7 +67,7 @@ def everything(seed):
 
 
 @methods
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_step_is_ases(method, seed):
     theirs, ours, options = METHODS[method]
     together, singles = everything(seed), everything(seed)

@@ -267,7 +267,7 @@ def test_a_pressure_that_is_set_on_the_way_is_taken_up():
         np.testing.assert_allclose(ours.cell, theirs.cell, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [FIRE, FIRE2, LBFGS, MDMin, BFGS, LBFGSLineSearch])
+@pytest.mark.parametrize("make", [FIRE, LBFGS, LBFGSLineSearch])
 @pytest.mark.parametrize("log", [None, "run.log"])
 def test_a_run_may_go_on_wherever_systems_had_left(make, log, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -280,7 +280,7 @@ def test_a_run_may_go_on_wherever_systems_had_left(make, log, tmp_path, monkeypa
 
     whole, moved = items()
     make(moved, logfile=log).run(fmax=0.08, steps=40)
-    for first in (1, 3, 6, 10, 15):
+    for first in (3, 10):
         parts, moved = items()
         optimizer = make(moved, logfile=log)
         optimizer.run(fmax=0.08, steps=first)

@@ -120,7 +120,7 @@ def note(dynamics, structures, frames):
 
 
 @cases
-@pytest.mark.parametrize("make", [metals, argons])
+@pytest.mark.parametrize("make", [metals, pytest.param(argons, marks=pytest.mark.slow)])
 def test_every_step_is_ases(name, make):
     case, batch = CASES[name], make()
     singles = make({EMT: CountingEMT, LennardJones: CountingLJ}[type(batch[0].calc)])
