@@ -12,7 +12,14 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.cell_filters import COLLAPSED, CellFilter, voigt
-from nvdyn_ase.dynamics.matrices import exponential, exponential_derivative, inverse, logarithm
+from nvdyn_ase.dynamics.matrices import (
+    applied,
+    exponential,
+    exponential_derivative,
+    inverse,
+    logarithm,
+    trace,
+)
 
 Matrices = Float[Tensor, "N 3 3"]
 Numbers = Float[Tensor, "N 1 1"]
@@ -121,7 +128,7 @@ class DeformedCells:
         """Return the rows of atoms times a matrix for each of these cells; others as they are."""
         # What stands for the other cells does not matter.
         own = self.systems.into(batch["cell"], matrices).index_select(0, batch.batch)
-        product = (rows.unsqueeze(1) @ own).squeeze(1)
+        product = applied(rows, own)
         every = len(self.systems) == len(batch)
         return product if every else torch.where(self.atoms, product, rows)
 
@@ -188,14 +195,14 @@ class DeformedCells:
     def _allowed(self, matrices: Matrices) -> Matrices:
         """Return the part that is hydrostatic, where only that counts, and that the mask lets."""
         if self._hydrostatic is not None:
-            mean = _trace(matrices) / 3.0 * self._one
+            mean = trace(matrices).unsqueeze(2) / 3.0 * self._one
             matrices = torch.where(self._hydrostatic, mean, matrices)
         return matrices if self._mask is None else matrices * self._mask
 
     def _traceless(self, matrices: Matrices) -> Matrices:
         if self._constant_volume is None:
             return matrices
-        part = torch.where(self._constant_volume, _trace(matrices) / 3.0, 0.0)
+        part = torch.where(self._constant_volume, trace(matrices).unsqueeze(2) / 3.0, 0.0)
         return matrices - part * self._one
 
 
@@ -248,11 +255,6 @@ def _atoms_of(batch: Batch, mask: np.ndarray) -> Bool[Tensor, "V 1"]:
 def _unless(usual: float, values: Tensor) -> Tensor | None:
     """Return values, or None if all of them are the usual one; it waits for the device."""
     return values if bool((values != usual).any()) else None
-
-
-def _trace(matrices: Matrices) -> Numbers:
-    diagonal = matrices.diagonal(dim1=1, dim2=2)
-    return (diagonal[:, 0] + diagonal[:, 1] + diagonal[:, 2]).view(-1, 1, 1)
 
 
 def _dot(a: Matrices, b: Matrices) -> Numbers:

@@ -14,12 +14,44 @@ from torch import Tensor
 
 from nvdyn_ase.data import segment_sum
 
+Matrix = Float[Tensor, "B 3 3"]
+Row = Float[Tensor, "B 1"]
+
 # Terms of the exponential's series, and how often its argument is halved before and the result
 # squared after. Up to a norm of 4 the first term left out is below 1e-14.
 _TERMS, _HALVINGS = 10, 4
 # Of the quadrature for the logarithm. With m nodes and an eigenvalue x the error is about
 # ((sqrt(x) - 1) / (sqrt(x) + 1))^2m: below 1e-16 from 1/10 to 10.
 _NODES = 30
+# Terms of the series of an exponential and its integral, without halvings. They give all digits for
+# matrices of norm up to 1, which is a cell that grows by a factor of e in one step.
+_INTEGRAL_TERMS = 16
+
+
+def applied(rows: Float[Tensor, "V 3"], matrices: Float[Tensor, "V 3 3"]) -> Float[Tensor, "V 3"]:
+    """Return each row times its own matrix."""
+    return (rows.unsqueeze(1) @ matrices).squeeze(1)
+
+
+def trace(matrix: Matrix) -> Row:
+    """Return the sum of the diagonal, first to last, (B, 1)."""
+    return matrix[:, 0, 0:1] + matrix[:, 1, 1:2] + matrix[:, 2, 2:3]
+
+
+def symmetric(matrix: Matrix) -> Matrix:
+    """Return the symmetric part."""
+    return 0.5 * (matrix + matrix.transpose(1, 2))
+
+
+def squares(rows: Float[Tensor, "B ..."]) -> Row:
+    """Return the sum of the squares of each system's few numbers, (B, 1)."""
+    return (rows.reshape(len(rows), 1, -1) @ rows.reshape(len(rows), -1, 1)).squeeze(2)
+
+
+def determinant(matrix: Matrix) -> Row:
+    """Return the determinant, (B, 1); of a cell, the volume with the sign of its handedness."""
+    a, b, c = matrix.unbind(1)
+    return (torch.linalg.cross(a, b).unsqueeze(1) @ c.unsqueeze(2)).squeeze(2)
 
 
 class Inverse(NamedTuple):
@@ -56,6 +88,23 @@ def exponential(matrix: Float[Tensor, "N d d"]) -> Float[Tensor, "N d d"]:
     for _ in range(_HALVINGS):
         series = series @ series
     return series
+
+
+def exponential_and_integral(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """Return ``exp(A)`` and ``(exp(A) - 1) / A``, the integral of ``exp(s A)`` over s in [0, 1].
+
+    They solve ``x' = x A + b`` for a row vector: ``x(1) = x(0) exp(A) + b (exp(A) - 1) / A``.
+
+    Parameters
+    ----------
+    matrix
+        A, (B, 3, 3). A norm of 1 keeps all digits, one of 2 ten of them.
+    """
+    one = _identity(matrix)
+    integral = one.expand_as(matrix)
+    for k in range(_INTEGRAL_TERMS, 0, -1):
+        integral = torch.baddbmm(one, matrix, integral, alpha=1.0 / (k + 1))
+    return torch.baddbmm(one, matrix, integral), integral
 
 
 def exponential_derivative(

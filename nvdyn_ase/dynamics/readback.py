@@ -25,6 +25,11 @@ class Readback:
         self._flying: deque[tuple[torch.cuda.Event, Tensor]] = deque()
 
     @property
+    def in_flight(self) -> int:
+        """How many values have been sent after the one last returned."""
+        return len(self._flying)
+
+    @property
     def is_current(self) -> bool:
         """Whether the value last returned is the one last sent."""
         return not self._flying

@@ -11,7 +11,7 @@ from nvdyn_ase.data import Batch, segment_max
 from nvdyn_ase.data.sizes import Sizes
 from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, CellFilter
 from nvdyn_ase.dynamics.cells import DeformedCells, StrainedCells
-from nvdyn_ase.dynamics.matrices import inverse
+from nvdyn_ase.dynamics.matrices import applied, inverse
 
 # What rows follow from. The strain is where they are.
 _READ = ("hidden", *(key for key in CELL_FIELDS if key != "strain"))
@@ -144,7 +144,7 @@ class Rows(Sizes):
         """Return the positions after cells went from old to new and took their atoms along."""
         matrices = (inverse(old).matrix @ new).index_select(0, batch.batch)
         positions = batch["positions"]
-        taken = (positions.unsqueeze(1) @ matrices).squeeze(1)
+        taken = applied(positions, matrices)
         for cells in (self.deformed, self.strained):
             if cells is not None:
                 positions = torch.where(cells.atoms, taken, positions)

@@ -49,6 +49,7 @@ class BFGS(OptimizerFacade, ase.optimize.bfgs.BFGS):
     """
 
     maxstep = EngineParameter()
+    alpha = EngineParameter()
     H0 = EngineHessian("H0")
 
     def __init__(

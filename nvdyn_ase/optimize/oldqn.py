@@ -115,6 +115,23 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
 
     # ---------------------------------------------------------------- the Hessian
 
+    @property
+    def diagonal(self) -> Any:
+        """Curvature of the Hessian that is begun with, eV/Å²; it counts until the first step."""
+        return self._read("diagonal") if self._driver is not None else self.__dict__["diagonal"]
+
+    @diagonal.setter
+    def diagonal(self, value: Any) -> None:
+        self.__dict__["diagonal"] = value
+        if self._driver is None:
+            return
+        self._write("diagonal", value)
+        state = self._driver.state()
+        still = (~state["moved"]).view(-1).tolist()
+        numbers = state["diagonal"].view(-1).tolist()
+        begun = [c * np.eye(3 * n) for c, n in zip(numbers, state.num_nodes_list, strict=True)]
+        put_matrices(state, "hessian", begun, where=still)
+
     def get_hessian(self) -> Any:
         """Return the Hessian, eV/Å²; for a list one per system."""
         if self._driver is None:

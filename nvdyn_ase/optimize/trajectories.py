@@ -58,7 +58,8 @@ class Trajectories:
             self._written[[not _is_empty(target) for target in self.targets]] = 0
         moved = np.flatnonzero(steps != self._written).tolist()
         for index in moved:
-            self._write_one(self.targets[index], self.systems[index], description)
+            own = {key: _of_system(value, index) for key, value in description.items()}
+            self._write_one(self.targets[index], self.systems[index], own)
         self._written = steps.copy()
 
     @staticmethod
@@ -70,6 +71,11 @@ class Trajectories:
         with Trajectory(target, mode="a") as file:
             file.set_description(description)
             file.write(atoms)
+
+
+def _of_system(value: Any, index: int) -> Any:
+    """Return a value, or that of a system where each has its own."""
+    return value[index].item() if isinstance(value, np.ndarray) and value.ndim else value
 
 
 def _is_empty(target: Any) -> bool:

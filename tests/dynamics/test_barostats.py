@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from ase.units import kB
 
@@ -19,7 +18,7 @@ from nvdyn_ase.dynamics import (
     NVTNoseHoover,
     StochasticCellRescaling,
 )
-from nvdyn_ase.dynamics.integrators import flow
+from nvdyn_ase.dynamics.matrices import determinant
 from nvdyn_ase.models import EMT, Harmonic
 from nvdyn_ase.models.base import ModelOutputs
 from tests.facades.test_nose_hoover import metals
@@ -40,57 +39,6 @@ barostats = pytest.mark.parametrize("name", [name for name in ENGINES if name !=
 
 
 # -------------------------------------------------------------------------------- matrices
-
-
-def matrices(count, size=1.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return size * torch.randn(count, 3, 3, generator=generator, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("size", [0.0, 1e-9, 1e-4, 0.01, 0.2])
-def test_exponentials_have_all_digits(size):
-    given = matrices(20, size)
-    exponential, relative = flow.exponentials(given)
-    for matrix, one, other in zip(given.numpy(), exponential, relative, strict=True):
-        block = np.zeros((6, 6))
-        block[:3, :3], block[:3, 3:] = matrix, np.eye(3)
-        expected = scipy.linalg.expm(block)
-        np.testing.assert_allclose(one, expected[:3, :3], rtol=0, atol=2e-15)
-        np.testing.assert_allclose(other, expected[:3, 3:], rtol=0, atol=2e-15)
-
-
-def test_geometry_is_numpys():
-    given = matrices(50)
-    expected = np.linalg.det(given)
-    np.testing.assert_allclose(flow.determinant(given).view(-1), expected, rtol=1e-13)
-    np.testing.assert_allclose(
-        flow.inverse(given) @ given, np.eye(3)[None].repeat(50, 0), atol=1e-11
-    )
-    np.testing.assert_allclose(flow.trace(given).view(-1), np.trace(given, axis1=1, axis2=2))
-    np.testing.assert_allclose(flow.squares(given).view(-1), (given**2).sum((1, 2)))
-    x = torch.tensor([[0.0], [1e-300], [1e-9], [-2.0]], dtype=torch.float64)
-    np.testing.assert_allclose(flow.exprel(x), scipy.special.exprel(x.numpy()), rtol=1e-15)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 100])
-def test_a_matrix_does_not_know_the_others(count):
-    given = matrices(200, 0.3)
-    rows = given[:, 0]
-    column = given[:, 0, :1].contiguous()
-    functions = [flow.determinant, flow.inverse, flow.trace, flow.squares, flow.symmetric]
-    for start in (0, 1, 7, 100):
-        part = slice(start, start + count)
-        for function in functions:
-            assert torch.equal(function(given[part].clone()), function(given)[part])
-        for one, other in zip(
-            flow.exponentials(given[part].clone()), flow.exponentials(given), strict=True
-        ):
-            assert torch.equal(one, other[part])
-        assert torch.equal(
-            flow.applied(rows[part].clone(), given[part].clone()), flow.applied(rows, given)[part]
-        )
-        for function in (flow.exprel, torch.exp):
-            assert torch.equal(function(column[part].clone()), function(column)[part])
 
 
 # -------------------------------------------------------------------------------- conservation
@@ -169,7 +117,7 @@ def test_an_ideal_gas_has_its_volume(kind):
     volumes, kinetic = [], []
     for _ in range(200):
         engine.run(batch, n_steps=20)
-        volumes.append(flow.determinant(batch["cell"]).view(-1).numpy())
+        volumes.append(determinant(batch["cell"]).view(-1).numpy())
         momenta = batch["atomic_masses"].view(-1, 1) * batch["velocities"]
         total = (momenta * batch["velocities"]).view(200, -1).sum(1)
         kinetic.append(0.5 * total.numpy())
@@ -202,7 +150,7 @@ def test_an_ideal_gas_has_its_volume_under_cell_rescaling(isotropic):
     volumes = []
     for _ in range(150):
         engine.run(batch, n_steps=20)
-        volumes.append(flow.determinant(batch["cell"]).view(-1).numpy())
+        volumes.append(determinant(batch["cell"]).view(-1).numpy())
     unit = kB * temperature / pressure
     for samples, expected, enough in (
         (np.array(volumes), (atoms + 1) * unit, 0.01),

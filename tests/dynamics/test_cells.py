@@ -1,12 +1,9 @@
-"""Cells that optimizers move: their mathematics, and that no system notices another's."""
+"""Cells that optimizers move: forces and coordinates, and that no system notices another's."""
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from ase.build import bulk, molecule
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nvdyn_ase.atoms import HostConstraint, Result, batch_from_atoms
 from nvdyn_ase.data import Batch
@@ -20,65 +17,10 @@ from nvdyn_ase.dynamics import (
     Outcome,
 )
 from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, filter_cells
-from nvdyn_ase.dynamics.matrices import (
-    exponential,
-    exponential_derivative,
-    inverse,
-    logarithm,
-)
 from nvdyn_ase.models import EMT, Harmonic
 from nvdyn_ase.models.base import ModelOutputs
 
 KINDS = ("none", "unit_cell", "frechet", "exp", "strain")
-
-
-def matrices(count, scale, seed):
-    return scale * np.random.default_rng(seed).normal(size=(count, 3, 3))
-
-
-@given(st.integers(0, 1000), st.sampled_from([1e-9, 1e-3, 0.05, 0.4]))
-def test_matrix_functions_are_scipys(seed, scale):
-    log, direction = matrices(5, scale, seed), matrices(5, 1.0, seed + 1)
-    F = np.stack([scipy.linalg.expm(a) for a in log])
-    frechet = [
-        scipy.linalg.expm_frechet(a, b, compute_expm=False)
-        for a, b in zip(log, direction, strict=True)
-    ]
-    a, b = torch.from_numpy(log), torch.from_numpy(direction)
-    np.testing.assert_allclose(exponential(a), F, rtol=1e-13, atol=1e-13)
-    np.testing.assert_allclose(exponential_derivative(a, b), frechet, rtol=1e-12, atol=1e-12)
-    found = logarithm(torch.from_numpy(F))
-    np.testing.assert_allclose(found.matrix, log, atol=1e-13)
-    np.testing.assert_allclose(found.inverse, np.linalg.inv(F), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.determinant.ravel(), np.linalg.det(F), rtol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e-3, 0.3, 0.7])
-def test_the_logarithm_undoes_large_deformations_too(scale):
-    stretched = np.diag([1 + scale, 1.0, 1 / (1 + 4 * scale)])
-    rotation = scipy.linalg.expm(scale * np.array([[0, 1, 0], [-1, 0, 2], [0, -2, 0]]))
-    F = torch.from_numpy(rotation @ stretched).unsqueeze(0)
-    torch.testing.assert_close(exponential(logarithm(F).matrix), F, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda m: inverse(m).matrix,
-        exponential,
-        lambda m: exponential_derivative(m, m @ m),
-        lambda m: logarithm(exponential(m)).matrix,
-    ],
-)
-def test_a_matrix_does_not_know_the_others(function):
-    many = torch.from_numpy(matrices(37, 0.2, 0))
-    whole = function(many)
-    broken = many.clone()
-    broken[5] = float("nan")
-    for row in (0, 7, 36):
-        assert torch.equal(function(many[row : row + 1]), whole[row : row + 1])
-        assert torch.equal(function(many[row:]), whole[row:])
-        assert torch.equal(function(broken)[row], whole[row])
 
 
 # -------------------------------------------------------------------------------- coordinates

@@ -254,6 +254,15 @@ def test_a_list_learns_from_a_trajectory_of_each(kind, tmp_path):
 
 
 @kinds
+def test_a_search_keeps_no_more_than_its_steps(kind):
+    optimizer = kind(metals(3), model="emt", logfile=None)
+    optimizer.run(fmax=0, steps=12)
+    state = optimizer.engine.state
+    if "s" in state:
+        assert state["s"].shape[1] <= int(state["pairs"].max()) + 4
+
+
+@kinds
 def test_nobody_pays_for_the_trials_of_others(kind):
     structures = metals(6)
     optimizer = kind(structures, model="emt", logfile=None)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.constraints.kind import numbers
-from nvdyn_ase.dynamics.constraints.vectors import Frames, dot, inverse, norm, row_times, times
+from nvdyn_ase.dynamics.constraints.vectors import Frames, dot, norm
+from nvdyn_ase.dynamics.matrices import applied, inverse
 
 
 class MinimumImage:
@@ -57,8 +58,8 @@ class MinimumImage:
         frame = self._frames(batch)
         cell = batch["cell"].index_select(0, self._systems)
         periodic = batch["pbc"].index_select(0, self._systems) & (cell != 0).any(2)
-        scaled = row_times(vectors, frame.inverse)
-        near = row_times(scaled - (scaled + 0.5).floor(), frame.vectors)
+        scaled = applied(vectors, frame.inverse)
+        near = applied(scaled - (scaled + 0.5).floor(), frame.vectors)
         lengths = torch.cat([norm(cell[:, i]) for i in range(3)], dim=1)
         shortest = lengths.min(1, keepdim=True).values
         safe = periodic.all(1, keepdim=True) & (norm(near) < 0.5 * shortest)
@@ -67,14 +68,14 @@ class MinimumImage:
 
     def _compared(self, vectors: Tensor, cell: Tensor, periodic: Tensor) -> Tensor:
         """Return the shortest of the images around each vector in the reduced cell."""
-        reduced = times(self._reduction, cell)
-        scaled = row_times(vectors, inverse(reduced))
+        reduced = self._reduction @ cell
+        scaled = applied(vectors, inverse(reduced).matrix)
         scaled = torch.where(periodic, scaled - scaled.floor(), scaled)
-        wrapped = row_times(scaled, reduced)
+        wrapped = applied(scaled, reduced)
         images, squares = [], []
         for shift in self._shifts.unbind(0):
             moved = torch.where(periodic, shift, torch.zeros_like(shift))
-            images.append(wrapped + row_times(moved, reduced))
+            images.append(wrapped + applied(moved, reduced))
             squares.append(dot(images[-1], images[-1]))
         best = torch.cat(squares, dim=1).sqrt().argmin(1)
         rows = torch.arange(len(best), device=best.device)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.constraints.kind import Description, Kind, Member, rows_of, systems_of
-from nvdyn_ase.dynamics.constraints.vectors import Frames, row_times
+from nvdyn_ase.dynamics.constraints.vectors import Frames
+from nvdyn_ase.dynamics.matrices import applied
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,19 +60,19 @@ class ScaledKind(Kind):
     ) -> Float[Tensor, "V 3"]:
         """Keep the old coordinates."""
         vectors, inverse = self._frames(batch)
-        before = row_times(old.index_select(0, self._rows), inverse)
-        after = row_times(new.index_select(0, self._rows), inverse)
+        before = applied(old.index_select(0, self._rows), inverse)
+        after = applied(new.index_select(0, self._rows), inverse)
         scaled = torch.where(self._held, before, after)
-        return new.index_copy(0, self._rows, row_times(scaled, vectors))
+        return new.index_copy(0, self._rows, applied(scaled, vectors))
 
     def forces(
         self, batch: Batch, forces: Float[Tensor, "V 3"], md: bool = False
     ) -> Float[Tensor, "V 3"]:
         """Take the components away that would change the coordinates."""
         vectors, inverse = self._frames(batch)
-        scaled = row_times(forces.index_select(0, self._rows), vectors)
+        scaled = applied(forces.index_select(0, self._rows), vectors)
         scaled = torch.where(self._held, 0.0, scaled)
-        return forces.index_copy(0, self._rows, row_times(scaled, inverse))
+        return forces.index_copy(0, self._rows, applied(scaled, inverse))
 
     def velocities(self, batch: Batch, velocities: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
         """Do with them as with forces, as ASE does with momenta."""

@@ -18,7 +18,8 @@ from nvdyn_ase.dynamics.constraints.kind import (
     rows_of,
     systems_of,
 )
-from nvdyn_ase.dynamics.constraints.vectors import Frame, Frames, row_times, times
+from nvdyn_ase.dynamics.constraints.vectors import Frame, Frames
+from nvdyn_ase.dynamics.matrices import applied
 
 # ASE refuses larger changes of the cell: they are symmetrised as if they were small.
 _LARGEST_CHANGE = 0.25
@@ -111,9 +112,9 @@ class SymmetryKind(Kind):
     def _symmetric(self, batch: Batch, vectors: Float[Tensor, "m 3"]) -> Float[Tensor, "m 3"]:
         """Return the average over the operations."""
         frame = self._frames(batch)
-        scaled = row_times(vectors, frame.inverse)
-        images = row_times(scaled.index_select(0, self._source), self._turns)
-        return row_times(segment_sum(images, self._ptr) / self._order, frame.vectors)
+        scaled = applied(vectors, frame.inverse)
+        images = applied(scaled.index_select(0, self._source), self._turns)
+        return applied(segment_sum(images, self._ptr) / self._order, frame.vectors)
 
     def positions(
         self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]
@@ -142,11 +143,11 @@ class SymmetryKind(Kind):
         self, tensors: Float[Tensor, "g 3 3"], frame: Frame
     ) -> Float[Tensor, "g 3 3"]:
         cell, inverse = frame
-        scaled = times(times(cell, tensors), cell.transpose(1, 2))
+        scaled = cell @ tensors @ cell.transpose(1, 2)
         every = scaled.index_select(0, self._cell_owner)
-        images = times(times(self._rotations.transpose(1, 2), every), self._rotations)
+        images = self._rotations.transpose(1, 2) @ every @ self._rotations
         average = segment_sum(images, self._cell_ptr) / self._cell_order
-        return times(times(inverse, average), inverse.transpose(1, 2))
+        return inverse @ average @ inverse.transpose(1, 2)
 
     def stress(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3 3"]:
         """Make the stress symmetric."""
@@ -163,11 +164,11 @@ class SymmetryKind(Kind):
         frame = self._cells.of(old)
         wanted = new.index_select(0, self._systems)
         unit = torch.eye(3, dtype=old.dtype, device=old.device)
-        change = times(frame.inverse, wanted).transpose(1, 2) - unit
+        change = (frame.inverse @ wanted).transpose(1, 2) - unit
         too_large = (change.abs() > _LARGEST_CHANGE).flatten(1).any(1).view(-1, 1, 1)
         too_large = too_large & self._of_cell
         symmetric = self._symmetric_tensor(change, frame) + unit
-        changed = times(frame.vectors, symmetric.transpose(1, 2))
+        changed = frame.vectors @ symmetric.transpose(1, 2)
         changed = torch.where(self._of_cell, changed, wanted)
         changed = torch.where(too_large, frame.vectors, changed)
         self.failed = self.failed.index_put(

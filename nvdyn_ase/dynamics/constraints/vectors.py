@@ -1,7 +1,7 @@
-"""Products of three components, written out.
+"""Vectors of three components, and the frames that cells are.
 
-The bits of a matrix product or of a reduction over three components may depend on how many rows
-there are; a system's must not depend on its neighbours.
+The bits of a reduction over three components may depend on how many rows there are; a system's must
+not depend on its neighbours. So sums are written out.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.matrices import inverse
 
 Vectors = Float[Tensor, "m 3"]
 Matrices = Float[Tensor, "m 3 3"]
@@ -25,23 +26,6 @@ def dot(a: Vectors, b: Vectors) -> Float[Tensor, "m 1"]:
 def norm(a: Vectors) -> Float[Tensor, "m 1"]:
     """Return the length of each row."""
     return dot(a, a).sqrt()
-
-
-def row_times(a: Vectors, b: Matrices) -> Vectors:
-    """Return the product of each row of a, from the left, with a matrix."""
-    return a[:, 0:1] * b[:, 0] + a[:, 1:2] * b[:, 1] + a[:, 2:3] * b[:, 2]
-
-
-def times(a: Matrices, b: Matrices) -> Matrices:
-    """Return the products of matrices."""
-    return a[:, :, 0:1] * b[:, 0:1] + a[:, :, 1:2] * b[:, 1:2] + a[:, :, 2:3] * b[:, 2:3]
-
-
-def inverse(a: Matrices) -> Matrices:
-    """Return the inverse of each matrix, by its cofactors."""
-    x, y, z = a[:, 0], a[:, 1], a[:, 2]
-    yz, zx, xy = (torch.linalg.cross(*pair) for pair in ((y, z), (z, x), (x, y)))
-    return torch.stack((yz, zx, xy), dim=2) / dot(x, yz).unsqueeze(2)
 
 
 def completed(cell: Matrices) -> Matrices:
@@ -98,4 +82,4 @@ class Frames:
     def of(self, cell: Float[Tensor, "B 3 3"]) -> Frame:
         """Return the frames of these cells, Å."""
         vectors = completed(cell.index_select(0, self._systems))
-        return Frame(vectors, inverse(vectors))
+        return Frame(vectors, inverse(vectors).matrix)

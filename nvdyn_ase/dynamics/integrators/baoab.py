@@ -11,12 +11,19 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.base import BaseDynamics
-from nvdyn_ase.dynamics.integrators.flow import Matrix, Row, applied, determinant, symmetric, trace
 from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume
 from nvdyn_ase.dynamics.integrators.mtk_flexible import kinetic_tensor
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.integrators.scaling import change_cell
-from nvdyn_ase.dynamics.matrices import exponential
+from nvdyn_ase.dynamics.matrices import (
+    Matrix,
+    Row,
+    applied,
+    determinant,
+    exponential,
+    symmetric,
+    trace,
+)
 from nvdyn_ase.dynamics.noise import HasNoise, Noise
 from nvdyn_ase.models.base import BaseModelMixin
 

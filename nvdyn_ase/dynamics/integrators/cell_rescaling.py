@@ -10,21 +10,21 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.integrators.bussi import Bussi
-from nvdyn_ase.dynamics.integrators.flow import (
-    Matrix,
-    Row,
-    applied,
-    determinant,
-    squares,
-    symmetric,
-    trace,
-)
 from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume, refuse_constraints
 from nvdyn_ase.dynamics.integrators.mtk_flexible import kinetic_tensor
 from nvdyn_ase.dynamics.integrators.npt_berendsen import axes
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
-from nvdyn_ase.dynamics.matrices import exponential
+from nvdyn_ase.dynamics.matrices import (
+    Matrix,
+    Row,
+    applied,
+    determinant,
+    exponential,
+    squares,
+    symmetric,
+    trace,
+)
 from nvdyn_ase.models.base import BaseModelMixin
 
 

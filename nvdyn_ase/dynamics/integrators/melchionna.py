@@ -10,7 +10,11 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch, StructureError
 from nvdyn_ase.dynamics.base import BaseDynamics
-from nvdyn_ase.dynamics.integrators.flow import (
+from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume
+from nvdyn_ase.dynamics.integrators.mtk_flexible import kinetic_tensor
+from nvdyn_ase.dynamics.integrators.nose_hoover import Row, Vector, sizes
+from nvdyn_ase.dynamics.kinetics import kinetic_energy
+from nvdyn_ase.dynamics.matrices import (
     Matrix,
     applied,
     determinant,
@@ -19,10 +23,6 @@ from nvdyn_ase.dynamics.integrators.flow import (
     symmetric,
     trace,
 )
-from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume
-from nvdyn_ase.dynamics.integrators.mtk_flexible import kinetic_tensor
-from nvdyn_ase.dynamics.integrators.nose_hoover import Row, Vector, sizes
-from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.models.base import BaseModelMixin
 
 # Kinetic energy per atom, eV, below which ASE takes the atoms of a new system to be at rest.
@@ -204,7 +204,7 @@ class MelchionnaNPT(BaseDynamics):
         A first guess of the past is corrected once, unless the atoms are at rest.
         """
         h, velocities = batch["cell"], batch["velocities"]
-        inverted = inverse(h).index_select(0, batch.batch)
+        inverted = inverse(h).matrix.index_select(0, batch.batch)
         q = applied(batch["positions"], inverted) - 0.5
         dt = self.state["dt"].index_select(0, batch.batch)
         past = q - dt * applied(velocities, inverted)
@@ -220,9 +220,9 @@ class MelchionnaNPT(BaseDynamics):
         """Return the fractions of the next step."""
         forces = self.constraints(batch).forces(batch, md=True)
         acceleration = forces / batch["atomic_masses"].view(-1, 1)
-        dt, inverted = self.state["dt"], inverse(h)
+        dt, inverted = self.state["dt"], inverse(h).matrix
         before, after = drags(h, inverted, self.state["eta"], self.state["zeta"], dt)
-        matrices = (before, inverse(after), (dt * dt).unsqueeze(2) * inverted)
+        matrices = (before, inverse(after).matrix, (dt * dt).unsqueeze(2) * inverted)
         before, after, square = (m.index_select(0, batch.batch) for m in matrices)
         moved = 2.0 * q + applied(q_past, before) + applied(acceleration, square)
         return applied(moved, after)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch, StructureError
 from nvdyn_ase.dynamics.base import BaseDynamics
-from nvdyn_ase.dynamics.integrators.flow import determinant, exprel, squares, trace
 from nvdyn_ase.dynamics.integrators.nose_hoover import (
     Bath,
     Chain,
@@ -22,6 +21,7 @@ from nvdyn_ase.dynamics.integrators.nose_hoover import (
     sizes,
 )
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
+from nvdyn_ase.dynamics.matrices import determinant, squares, trace
 from nvdyn_ase.models.base import BaseModelMixin
 
 
@@ -320,7 +320,7 @@ def flow(rate: Row, time: Row) -> tuple[Row, Row]:
         ASE units.
     """
     x = rate * time
-    return x.exp(), time * exprel(x)
+    return x.exp(), time * torch.where(x == 0.0, 1.0, torch.expm1(x) / x)
 
 
 # -------------------------------------------------------------------------------- what is needed

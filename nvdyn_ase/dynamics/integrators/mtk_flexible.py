@@ -9,16 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_sum
-from nvdyn_ase.dynamics.integrators.flow import (
+from nvdyn_ase.dynamics.integrators.mtk import HeatBaths
+from nvdyn_ase.dynamics.integrators.nose_hoover import Row
+from nvdyn_ase.dynamics.matrices import (
     Matrix,
     applied,
     determinant,
-    exponentials,
+    exponential_and_integral,
     symmetric,
     trace,
 )
-from nvdyn_ase.dynamics.integrators.mtk import HeatBaths
-from nvdyn_ase.dynamics.integrators.nose_hoover import Row
 from nvdyn_ase.models.base import BaseModelMixin
 
 
@@ -203,7 +203,7 @@ def matrix_flow(rate: Matrix, time: Row) -> tuple[Matrix, Matrix]:
         ASE units.
     """
     duration = time.unsqueeze(2)
-    factor, relative = exponentials(duration * rate)
+    factor, relative = exponential_and_integral(duration * rate)
     return factor, duration * relative
 
 

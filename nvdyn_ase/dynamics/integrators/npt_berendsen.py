@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_sum
 from nvdyn_ase.dynamics.integrators.berendsen import NVTBerendsen, SystemNumber
-from nvdyn_ase.dynamics.integrators.flow import Matrix, Row, determinant, trace
 from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume
 from nvdyn_ase.dynamics.integrators.scaling import change_cell
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
+from nvdyn_ase.dynamics.matrices import Matrix, Row, determinant, trace
 from nvdyn_ase.models.base import BaseModelMixin
 
 Vector = Float[Tensor, "V 3"]

@@ -4,8 +4,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.constraints import BatchConstraints
-from nvdyn_ase.dynamics.integrators.flow import Matrix, applied
-from nvdyn_ase.dynamics.matrices import inverse
+from nvdyn_ase.dynamics.matrices import Matrix, applied, inverse
 
 
 def change_cell(

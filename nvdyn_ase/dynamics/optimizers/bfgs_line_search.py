@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nvdyn_ase.data import Batch, Blocks, Level, segment_dot, segment_sum
+from nvdyn_ase.data import Batch, Blocks, Level, segment_dot
+from nvdyn_ase.dynamics.optimizers.hessian import multiples_of_one
 from nvdyn_ase.dynamics.optimizers.searching import SearchingOptimizer
+from nvdyn_ase.dynamics.spectra import ends_of, outer, rows_times
 from nvdyn_ase.models.base import BaseModelMixin
 
 
@@ -64,7 +66,8 @@ class BFGSLineSearch(SearchingOptimizer):
         rows, system = self.search_state(template_batch)
         system["always"] = torch.zeros_like(system["failed"])
         state = self.new_state(template_batch, rows=rows, system=system)
-        state.add_key("H", unit_matrices(state.blocks, rows["direction"]), Level.BLOCK)
+        H = multiples_of_one(state.blocks, torch.ones_like(system["shortest"]))
+        state.add_key("H", H, Level.BLOCK)
         return state
 
     def objective(self, batch: Batch) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "R 3"]]:
@@ -127,8 +130,8 @@ def learned(
     for matrix, a, b in zip(
         *(blocks.matrices(H), blocks.vectors(s), blocks.vectors(other)), strict=True
     ):
-        outer = a.unsqueeze(2) * b.unsqueeze(1)
-        parts.append(matrix - (outer + outer.transpose(1, 2)))
+        half = outer(a, b)
+        parts.append(matrix - (half + half.transpose(1, 2)))
     return blocks.joined_matrices(parts)
 
 
@@ -146,27 +149,5 @@ def product(
     blocks
         The systems in groups of one size.
     """
-    parts = []
-    for matrix, vector in zip(blocks.matrices(H), blocks.vectors(vectors), strict=True):
-        count, size = vector.shape
-        ptr = torch.arange(0, count * size + 1, size, device=H.device)
-        products = (matrix * vector.unsqueeze(2)).view(-1, size)
-        parts.append(segment_sum(products, ptr).view(count, size))
-    return blocks.joined_vectors(parts)
-
-
-def unit_matrices(blocks: Blocks, like: Float[Tensor, "R 3"]) -> Float[Tensor, " N"]:
-    """Return a field of level ``block`` with unit matrices.
-
-    Parameters
-    ----------
-    blocks
-        The systems in groups of one size.
-    like
-        A field of their rows.
-    """
-    parts = [
-        torch.eye(size, dtype=like.dtype, device=like.device).repeat(len(vector), 1, 1)
-        for size, vector in zip(blocks.sizes, blocks.vectors(like), strict=True)
-    ]
-    return blocks.joined_matrices(parts)
+    groups = zip(blocks.matrices(H), blocks.vectors(vectors), strict=True)
+    return blocks.joined_vectors([rows_times(own, matrix, ends_of(own)) for matrix, own in groups])

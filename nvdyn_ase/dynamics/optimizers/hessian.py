@@ -1,13 +1,13 @@
 """What the methods with a Hessian have in common: a matrix of every system, which learns."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nvdyn_ase.data import Batch
+from nvdyn_ase.data import Batch, Blocks
 from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.rows import largest_norm, shortened
@@ -39,9 +39,7 @@ class HessianOptimizer(Optimizer):
 
     def initial_hessian(self, batch: Batch, curvature: Float[Tensor, "B 1"]) -> Float[Tensor, " N"]:
         """Return the Hessian of systems that have not moved: a number times one, eV/Å²."""
-        blocks = self.rows(batch).blocks
-        groups = zip(blocks.systems(curvature), blocks.sizes, strict=True)
-        return blocks.joined_matrices([multiple_of_one(number, size) for number, size in groups])
+        return multiples_of_one(self.rows(batch).blocks, curvature)
 
     def pre_update(self, batch: Batch) -> None:
         """Learn from the last step, and make the next one."""
@@ -106,6 +104,12 @@ def finite_step(
     return torch.where(lost[system], 0.0, step), lost
 
 
+def multiples_of_one(blocks: Blocks, numbers: Float[Tensor, "B 1"]) -> Float[Tensor, " N"]:
+    """Return a field of level ``block``: a number for each system times the identity matrix."""
+    groups = zip(blocks.systems(numbers), blocks.sizes, strict=True)
+    return blocks.joined_matrices([multiple_of_one(number, size) for number, size in groups])
+
+
 def multiple_of_one(number: Float[Tensor, "G 1"], size: int) -> Float[Tensor, "G d d"]:
     """Return a number for each system times the identity matrix of a size."""
     return number.unsqueeze(2) * torch.eye(size, dtype=number.dtype, device=number.device)
@@ -133,8 +137,34 @@ def bfgs_update(
         Whether there was a step.
     """
     useful = moved & (s.abs().amax(1, keepdim=True) >= 1e-7)
+    return changed(hessian, bfgs_change(hessian, s, y).added, useful)
+
+
+class Change(NamedTuple):
+    """What a formula adds to Hessians, and the curvatures in it: of the gradient, and known."""
+
+    added: Float[Tensor, "G d d"]
+    curvature: Float[Tensor, "G 1"]
+    known: Float[Tensor, "G 1"]
+
+
+def bfgs_change(
+    hessian: Float[Tensor, "G d d"], s: Float[Tensor, "G d"], y: Float[Tensor, "G d"]
+) -> Change:
+    """Return what the BFGS formula adds after a step s with a change y of the gradient.
+
+    Matrices are the memory that a step takes: none is made that can be done without.
+    """
     ends = ends_of(s)
     product = rows_times(s, hessian, ends)
-    change = outer(y, y) / dots(s, y, ends).unsqueeze(2)
-    change = change - outer(product, product) / dots(s, product, ends).unsqueeze(2)
-    return torch.where(useful.unsqueeze(2), hessian + change, hessian)
+    curvature, known = dots(s, y, ends), dots(s, product, ends)
+    added = outer(y, y).div_(curvature.unsqueeze(2))
+    added.sub_(outer(product, product).div_(known.unsqueeze(2)))
+    return Change(added, curvature, known)
+
+
+def changed(
+    hessian: Float[Tensor, "G d d"], added: Float[Tensor, "G d d"], useful: Bool[Tensor, "G 1"]
+) -> Float[Tensor, "G d d"]:
+    """Return the Hessians with what is added to the useful ones, which is used up for that."""
+    return torch.where(useful.unsqueeze(2), added.add_(hessian), hessian)

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from nvdyn_ase.data import Batch, segment_dot, segment_sum
 from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
+from nvdyn_ase.dynamics.readback import Readback
 from nvdyn_ase.dynamics.rows import largest_norm, shortened
 from nvdyn_ase.models.base import BaseModelMixin
 
@@ -88,7 +89,7 @@ class LBFGS(Optimizer):
             raise ValueError(f"memory must be a whole number of at least 1, not {memory!r}")
         self.maxstep, self.damping, self.alpha = maxstep, damping, alpha
         self.memory, self.scaled = int(memory), scaled
-        self._most_pairs = -1
+        self._most_pairs, self._readback = -1, Readback()
         super().__init__(model, **engine)
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
@@ -133,6 +134,7 @@ class LBFGS(Optimizer):
     def follow(self, batch: Batch, state: Batch, kept: Any) -> None:
         """Go on with another batch and the state that belongs to it."""
         super().follow(batch, state, kept)
+        self._readback.forget()
         self.count_pairs()
 
     def count_pairs(self) -> None:
@@ -144,10 +146,14 @@ class LBFGS(Optimizer):
         """Add slots if the longest history fills those that there are.
 
         The host counts steps for this, so that nothing waits for the device; after a step that was
-        not stored there is a slot to spare, and where a step takes several forward passes there are
-        more.
+        not stored there is a slot to spare. Where a step takes several forward passes it goes by
+        the latest count that has arrived from there.
         """
         self._most_pairs += 1
+        if self._tries:  # a forward pass is less than a step
+            known = self._readback.exchange(self.state["pairs"])
+            if known is not None:
+                self._most_pairs = int(known.max(initial=-1)) + self._readback.in_flight + 1
         slots = self.state["s"].shape[1]
         if min(self._most_pairs, self.memory) > slots:
             self._resize(self.state, min(slots + _BLOCK, self.memory))

@@ -9,7 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, Blocks
-from nvdyn_ase.dynamics.optimizers.hessian import HessianOptimizer, finite_step
+from nvdyn_ase.dynamics.optimizers.hessian import (
+    HessianOptimizer,
+    bfgs_change,
+    changed,
+    finite_step,
+)
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.rows import largest_norm
 from nvdyn_ase.dynamics.spectra import dots, ends_of, outer, rows_times, spectrum, times_columns
@@ -92,7 +97,8 @@ class GoodOldQuasiNewton(HessianOptimizer):
         def given(name: str, usual: Tensor) -> Tensor:
             return usual if getattr(self, name) is None else self.initial(name, template_batch)
 
-        largest, curvature = given("maxradius", 0.5 * root), given("diagonal", root)
+        largest = given("maxradius", 0.5 * root)
+        curvature = self.initial("diagonal", template_batch)
         radius = torch.minimum(given("radius", 0.05 * root / 10.0), largest)
         fields = {"last_coordinates": coordinates, "last_forces": torch.zeros_like(coordinates)}
         system = {
@@ -254,11 +260,7 @@ def bfgs(
     J. Nocedal and S. J. Wright, Numerical Optimization, 2nd ed., Springer 2006, equation 6.19.
     Those of systems that are not ``useful``, or whose step has hardly any curvature, stay.
     """
-    ends = ends_of(s)
-    product = rows_times(s, hessian, ends)
-    first, second = dots(y, s, ends), dots(s, product, ends)
-    change = outer(y, y) / first.unsqueeze(2) - outer(product, product) / second.unsqueeze(2)
-    return _changed(hessian, change, useful, first, second)
+    return _changed(hessian, *bfgs_change(hessian, s, y), useful=useful)
 
 
 def powell(
@@ -277,7 +279,8 @@ def powell(
     length, overlap = dots(s, s, ends), dots(rest, s, ends)
     mixed = outer(rest, s) + outer(s, rest)
     change = (mixed - (overlap / length).unsqueeze(2) * outer(s, s)) / length.unsqueeze(2)
-    return _changed(hessian, change, useful & (length >= _NOTHING), dots(y, s, ends), overlap)
+    useful = useful & (length >= _NOTHING)
+    return _changed(hessian, change, dots(y, s, ends), overlap, useful=useful)
 
 
 def bofill(
@@ -299,15 +302,16 @@ def bofill(
     change = share.unsqueeze(2) * (outer(rest, s) + outer(s, rest))
     change = change - along.unsqueeze(2) * outer(s, s)
     change = (change + symmetric.unsqueeze(2) * outer(rest, rest)) / length.unsqueeze(2)
-    return _changed(hessian, change, useful & (length >= _NOTHING), dots(y, s, ends), overlap)
+    useful = useful & (length >= _NOTHING)
+    return _changed(hessian, change, dots(y, s, ends), overlap, useful=useful)
 
 
 def _changed(
-    hessian: Tensor, change: Tensor, useful: Tensor, first: Tensor, second: Tensor
+    hessian: Tensor, added: Tensor, first: Tensor, second: Tensor, *, useful: Tensor
 ) -> Tensor:
     """Return the Hessians, changed where both curvatures are something."""
     useful = useful & (first.abs() > _NOTHING) & (second.abs() > _NOTHING)
-    return torch.where(useful.unsqueeze(2), hessian + change, hessian)
+    return changed(hessian, added, useful)
 
 
 CHANGES = {"BFGS": bfgs, "Powell": powell, "Bofill": bofill}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.optimizers.hessian import HessianOptimizer
@@ -77,10 +78,11 @@ def augmented(
     damping
         1/Å.
     """
-    gradient = (-forces / damping).unsqueeze(1)
-    column = torch.cat([gradient.transpose(1, 2), torch.zeros_like(gradient[:, :, :1])], dim=1)
-    rows = torch.cat([hessian / (damping * damping).unsqueeze(2), gradient], dim=1)
-    return torch.cat([rows, column], dim=2)
+    gradient = -forces / damping
+    whole = pad(hessian / (damping * damping).unsqueeze(2), (0, 1, 0, 1))
+    whole[:, -1, :-1] = gradient
+    whole[:, :-1, -1] = gradient
+    return whole
 
 
 def rational_step(
