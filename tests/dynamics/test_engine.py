@@ -356,7 +356,7 @@ def test_masked_update_moves_the_masked_systems_alone(make):
 
 
 @engines
-@pytest.mark.parametrize("fmax", [0.3, 0.05])
+@pytest.mark.parametrize("fmax", [0.3, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_systems_that_leave_do_not_change_those_that_stay(make, fmax):
     distances = [0.01, 4.0, 0.5, 2.0, 0.02, 3.0, 1.0, 0.04, 0.9, 6.0]
     together = wells(*distances)
