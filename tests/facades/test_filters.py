@@ -131,8 +131,9 @@ def frames_of(optimizer, structures, steps):
 
 
 EVERY = ["unit cell", "frechet", "strain"]
-PAIRS = [(method, name) for method in METHODS for name in EVERY]
+PAIRS = [(method, name) for method in METHODS for name in EVERY if "," not in method]
 PAIRS += [("FIRE", name) for name in FILTERS if name not in EVERY]
+PAIRS += [("FIRE, downhill_check", "frechet")]
 
 
 @pytest.mark.parametrize(("method", "name"), PAIRS)
@@ -170,8 +171,13 @@ OTHERS = {
     kind.__name__: (getattr(ase.optimize, kind.__name__), kind, {})
     for kind in (BFGS, BFGSLineSearch, GoodOldQuasiNewton, LBFGSLineSearch, RFO)
 }
-ENDS = [(method, name) for method in METHODS for name in ("some atoms", *EVERY)]
-ENDS += [(method, name) for method in OTHERS for name in EVERY]
+ENDS = [(method, "frechet") for method in (*METHODS, *OTHERS)]
+ENDS += [
+    pytest.param(method, name, marks=() if method == "FIRE" else pytest.mark.slow)
+    for method in (*METHODS, *OTHERS)
+    for name in ("some atoms", *EVERY)
+    if name != "frechet"
+]
 
 
 @pytest.mark.parametrize(("method", "name"), ENDS)

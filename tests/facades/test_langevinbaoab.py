@@ -51,7 +51,8 @@ def generators():
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [*((name, metals) for name in CASES), ("NVT", argons), ("NPT", argons)],
+    [*((name, metals) for name in CASES if "," not in name), ("NPT", argons)]
+    + [pytest.param(name, metals, marks=pytest.mark.slow) for name in CASES if "," in name],
 )
 def test_every_step_is_ases_with_the_same_generator(name, make):
     options, batch, frames = CASES[name], make(), []

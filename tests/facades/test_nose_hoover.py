@@ -22,6 +22,7 @@ from nvdyn_ase.dynamics import Outcome
 from tests.facades.test_lists import Silent
 from tests.facades.test_parity import PLAIN, CountingEMT, CountingLJ
 from tests.facades.test_thermostats import Case
+from tests.pace import paced
 from tests.systems import ARGON, argon, copper_slab, with_velocities
 
 CHAIN = {
@@ -49,14 +50,16 @@ def case(name, options, module="nose_hoover_chain"):
 
 CASES = {
     "NoseHooverChainNVT": case("NoseHooverChainNVT", CHAIN),
-    "NoseHooverChainNVT, long": case("NoseHooverChainNVT", CHAIN | {"tchain": 5, "tloop": 2}),
+    "NoseHooverChainNVT with long chains": case(
+        "NoseHooverChainNVT", CHAIN | {"tchain": 5, "tloop": 2}
+    ),
     "NoseHooverChainNVT, short": case("NoseHooverChainNVT", CHAIN | {"tchain": 1}),
     "IsotropicMTKNPT": case("IsotropicMTKNPT", BOTH),
     "IsotropicMTKNPT, chains": case(
         "IsotropicMTKNPT", BOTH | {"tchain": 2, "pchain": 1, "tloop": 1, "ploop": 2}
     ),
     "MTKNPT": case("MTKNPT", BOTH),
-    "MTKNPT, chains": case("MTKNPT", BOTH | {"tchain": 1, "pchain": 4, "tloop": 2}),
+    "MTKNPT with chains": case("MTKNPT", BOTH | {"tchain": 1, "pchain": 4, "tloop": 2}),
     # ASE takes a tuple to let nothing move.
     "MaskedMTKNPT": case("MaskedMTKNPT", BOTH | {"mask": np.array([True, False, True])}),
     "MaskedMTKNPT, all": case("MaskedMTKNPT", BOTH | {"mask": (True, True, True)}),
@@ -119,7 +122,7 @@ def note(dynamics, structures, frames):
 # -------------------------------------------------------------------------------- parity
 
 
-@cases
+@pytest.mark.parametrize("name", paced(CASES))
 @pytest.mark.parametrize("make", [metals, pytest.param(argons, marks=pytest.mark.slow)])
 def test_every_step_is_ases(name, make):
     case, batch = CASES[name], make()
