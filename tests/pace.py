@@ -4,5 +4,5 @@ import pytest
 
 
 def paced(names):
-    """Return names of cases for ``parametrize``: variants, whose name has a comma in it, are slow."""
+    """Return names of cases for ``parametrize``: variants, which have a comma, are slow."""
     return [pytest.param(name, marks=pytest.mark.slow if "," in name else ()) for name in names]

@@ -151,6 +151,8 @@ class EngineFacade(_Behind):
             return atoms
         always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
         reason = self._why_not(atoms)
+        if engine is None and model is None and reason is None and filtered(atoms).calc is None:
+            return None  # ASE takes a calculator until the run begins
         if reason is None and (model is not None or always):
             return [atoms]
         if model is not None or engine:
