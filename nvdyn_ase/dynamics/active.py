@@ -40,29 +40,32 @@ class ActiveSystems:
         self.rows = np.arange(len(home))
         self._left: list[tuple[np.ndarray, Batch, Batch]] = []
 
-    def release(self, frozen: np.ndarray) -> None:
+    def are_over(self, frozen: np.ndarray) -> bool:
+        """Say whether nobody is left and nobody comes; ``frozen`` is (B,) bool."""
+        return bool(frozen.all())
+
+    def release(self, frozen: np.ndarray) -> np.ndarray | None:
         """Take frozen systems out of the batch if there are enough of them.
 
         Parameters
         ----------
         frozen
             (B,) bool for the present batch, on the host.
+
+        Returns
+        -------
+        Rows of those that stay, (n,), if the batch is another one now.
         """
-        sizes = np.asarray(self.batch.num_nodes_list)
-        if frozen.all() or sizes[frozen].sum() < _RELEASE * sizes.sum():
-            return
+        if not is_worth_a_new_batch(self.batch, frozen, _RELEASE):
+            return None
         self.engine.explain(self.batch)
         leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
         state = self.engine.state
         left = self.batch.index_select(leaving)
         self.engine.show_last(left, end=False)
         self._left.append((self.rows[leaving], left, state.index_select(leaving)))
-        current = self.batch.evaluated
-        kept = self.batch.index_select(staying)
-        if current is not None and current.holds(self.batch, current.model):
-            kept.evaluated = Evaluated.now(kept, current.model, current.results)
-        self.batch, self.rows = kept, self.rows[staying]
-        self.engine.follow(kept, state.index_select(staying), staying)
+        self.batch, self.rows = go_on_with(self.engine, self.batch, staying), self.rows[staying]
+        return staying
 
     def gather(self) -> Batch:
         """Bring the user's batch up to date, in its order; the run may go on afterwards."""
@@ -106,6 +109,53 @@ class ActiveSystems:
             return
         self.engine.follow(self.home, self.whole_state(), None)
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
+
+
+def is_worth_a_new_batch(batch: Batch, frozen: np.ndarray, share: float) -> bool:
+    """Say whether at least this share of the atoms is frozen; ``frozen`` is (B,) bool."""
+    sizes = np.asarray(batch.num_nodes_list)
+    return bool(frozen.any() and sizes[frozen].sum() >= share * sizes.sum())
+
+
+def go_on_with(
+    engine: "BaseDynamics", batch: Batch, staying: np.ndarray, joining: Batch | None = None
+) -> Batch:
+    """Move a part of a batch from now on, and new systems behind it; return them as one batch.
+
+    Parameters
+    ----------
+    engine
+        Who moves.
+    batch
+        What it has moved.
+    staying
+        Rows of those that go on, with what is known of them.
+    joining
+        Systems that come behind them. They make no move before there are forces on them, which the
+        next step computes together with those of the others.
+    """
+    current, state = batch.evaluated, engine.state.index_select(staying)
+    kept = batch.index_select(staying)
+    if joining is not None:
+        states = [state, engine.fresh_state(joining)]
+        engine.align_states(states)
+        kept, state = laid_behind(kept, joining), laid_behind(*states)
+    if current is not None and current.holds(batch, current.model):
+        kept.evaluated = Evaluated.now(kept, current.model, current.results)
+    engine.follow(kept, state, staying)
+    if joining is not None:
+        engine.receive(kept, len(staying))
+    return kept
+
+
+def laid_behind(first: Batch, second: Batch) -> Batch:
+    """Return the systems of both, in the tensors of neither; without pairs."""
+    for part in (first, second):
+        part.set_edges({}, np.zeros(len(part), np.int64))
+    _complete(first, second)
+    _complete(second, first)
+    first.append(second)
+    return first
 
 
 def put_together(parts: list[Batch], order: np.ndarray) -> Batch:

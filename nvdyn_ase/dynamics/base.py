@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -19,15 +20,17 @@ from nvdyn_ase.dynamics.frozen import ActiveMask, masked
 from nvdyn_ase.dynamics.hooks.neighbors import NeighborListHook
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
 from nvdyn_ase.dynamics.hooks.registry import HookRegistry
+from nvdyn_ase.dynamics.inflight import InflightBatching
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.run import Run
+from nvdyn_ase.dynamics.sinks import DataSink
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard
 
 __all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
 
 
-class BaseDynamics(ForwardPass):
+class BaseDynamics(InflightBatching, ForwardPass):
     """Moves every system of a batch, one forward pass of the model a step.
 
     A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
@@ -47,9 +50,11 @@ class BaseDynamics(ForwardPass):
     convergence_hook
         When a system is done, or a dict of the arguments of ``ConvergenceHook``; None: no test.
     n_steps
-        Length of a run.
+        Length of a run; with a sampler, of each system's.
     exit_status
         Systems with at least this status are frozen.
+    sampler, sinks, refill_frequency, max_batch_size, done
+        For systems that come and go; see :class:`InflightBatching`.
     device_type
         ``"cpu"`` or ``"cuda"``; where the model is by default.
     debug_mode
@@ -87,6 +92,11 @@ class BaseDynamics(ForwardPass):
         n_steps: int | None = None,
         exit_status: int = 1,
         *,
+        sampler: Any = None,
+        sinks: Sequence[DataSink] | None = None,
+        refill_frequency: int = 1,
+        max_batch_size: int = 100,
+        done: bool = False,
         device_type: str | None = None,
         debug_mode: bool = False,
     ) -> None:
@@ -97,7 +107,8 @@ class BaseDynamics(ForwardPass):
             )
         if isinstance(convergence_hook, dict):
             convergence_hook = ConvergenceHook(**convergence_hook)
-        super().__init__(model)
+        ForwardPass.__init__(self, model)
+        InflightBatching.__init__(self, sampler, sinks, refill_frequency, max_batch_size, done)
         self.convergence_hook = convergence_hook
         self.n_steps = n_steps
         self.exit_status = exit_status
@@ -109,6 +120,7 @@ class BaseDynamics(ForwardPass):
         self._registry = HookRegistry()
         self._mask: tuple[Tensor, int, ActiveMask | None] | None = None
         self._met: Bool[Tensor, " B"] | None = None
+        self._arriving: Bool[Tensor, "B 1"] | None = None
         self._codes: dict[tuple[int, torch.device], Tensor] = {}
         self._bookkeeping = dict(type(self)._bookkeeping)
         for hook in hooks or ():
@@ -242,12 +254,20 @@ class BaseDynamics(ForwardPass):
         self._mask = (status, status._version, mask)
         return mask
 
+    def moving(self, batch: Batch) -> ActiveMask | None:
+        """Return who moves in this step: of the active ones, those that have forces already."""
+        active = self.active(batch)
+        if self._arriving is None:
+            return active
+        present = ~self._arriving
+        return ActiveMask(present if active is None else active.system & present, batch)
+
     def nobody_is_frozen(self, batch: Batch) -> None:
         """Take the host's word that every system moves, until the status is changed."""
         self._mask = (batch["status"], batch["status"]._version, None)
 
     def _update(self, update: Callable[[Batch], None], batch: Batch) -> None:
-        active = self.active(batch)
+        active = self.moving(batch)
         if active is None:
             update(batch)
         else:
@@ -286,10 +306,11 @@ class BaseDynamics(ForwardPass):
             self._update(self.post_update, batch)
         self._fire(stage.AFTER_POST_UPDATE, batch)
         self._count_steps(batch)
+        self._arriving = None
         self._fire(stage.AFTER_STEP, batch)
 
     def _count_steps(self, batch: Batch) -> None:
-        active, within = self.active(batch), self.within_step(batch)
+        active, within = self.moving(batch), self.within_step(batch)
         if within is None:
             count(batch, "steps", active)
             return
@@ -313,6 +334,8 @@ class BaseDynamics(ForwardPass):
         if hook is None or not due:
             return None
         mask, within = hook.evaluate_mask(batch), self.within_step(batch)
+        if self._arriving is not None:
+            mask = mask & ~self._arriving.view(-1)
         return mask if within is None else mask & ~within.view(-1)
 
     def _retire_unheld(self, batch: Batch) -> None:
@@ -389,16 +412,34 @@ class BaseDynamics(ForwardPass):
         batch, state
             What is moved from now on.
         kept
-            Which systems of the batch before these are; None if that cannot be said.
+            Which systems of the batch before these are, up to those behind them that are new; None
+            if that cannot be said.
         """
         self._batch, self.state = batch, state
-        self._constraints = self._mask = self._met = self._looked_at = None
+        self._constraints = self._mask = self._met = self._looked_at = self._arriving = None
         if self._neighbors is None:
             return
         if kept is None:
             self._neighbors.reference = None  # the pairs at hand are of other systems
         else:
-            self._neighbors.select(kept)
+            self._neighbors.select(kept, batch.num_nodes_list[len(kept) :])
+
+    def fresh_state(self, batch: Batch) -> Batch:
+        """Return a new state for systems that are about to join those being moved."""
+        twin = copy(self)
+        twin._neighbors = None
+        twin._places = self._places_in_the_stream(batch)
+        twin.follow(batch, batch.like(), None)
+        twin._init_state(batch)
+        return twin.state
+
+    def receive(self, batch: Batch, first: int) -> None:
+        """Take in the systems from row ``first`` on, which wait for their first forces."""
+        rows = torch.arange(len(batch), device=batch.device).view(-1, 1)
+        self._arriving = rows >= first
+        # The host knows of nothing that could have ended them: their fmax is not zero, as that of
+        # the forces which fill their rows.
+        self._fmax_source = batch["forces"] if "forces" in batch else None
 
     def begin_anew(self, batch: Batch, rows: np.ndarray) -> None:
         """Forget what the method knows of some systems that failed and were changed since."""
@@ -419,25 +460,32 @@ class BaseDynamics(ForwardPass):
         Parameters
         ----------
         batch
-            The systems; they are moved in place.
+            The systems; they are moved in place. With a sampler it gives the first ones by default.
         n_steps
-            Length of this run; the attribute of that name by default.
+            Length of this run, with a sampler that of each system's; the attribute of that name by
+            default.
 
         Returns
         -------
         Batch
-            The batch that was given, every system in its place.
+            The batch that was given, every system in its place. With a sampler None, once all
+            systems have gone to the sinks; if those are full, what did not find room.
 
         Raises
         ------
         ValueError
-            No batch, or nothing that would end the run.
+            No batch and no sampler, or nothing that would end the run.
+        SinkError
+            A sink failed; the error holds what could not be written.
         """
         limit = self.n_steps if n_steps is None else n_steps
-        if batch is None:
-            raise ValueError("run needs a batch")
-        if limit is None and self.convergence_hook is None:
+        if batch is None and not self.inflight_mode:
+            raise ValueError("run needs a batch, or a sampler that gives one")
+        if not self._ends(limit):
             raise ValueError("nothing ends this run: give n_steps or a convergence_hook")
+        batch = self.first_batch() if batch is None else batch
+        if batch is None:
+            return None
         if self.debug_mode:
             logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
         with self.entered_hooks():
@@ -446,9 +494,15 @@ class BaseDynamics(ForwardPass):
                 while not steps.settle():
                     steps.advance()
             finally:
-                steps.close()
+                batch = steps.close()
+        if self.inflight_mode:
+            return self.what_is_left(batch)
         close_run(batch, self.exit_status)
         return batch
+
+    def _ends(self, limit: int | None) -> bool:
+        """Say whether a run of so many steps, or without a limit, ends at some time."""
+        return limit is not None or self.convergence_hook is not None
 
     # ---------------------------------------------------------------- a stream of its own
 

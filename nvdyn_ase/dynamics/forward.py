@@ -39,6 +39,7 @@ class ForwardPass(PerSystemParameters):
         self._constraints: BatchConstraints | None = None
         self._looked_at: tuple[Batch, BatchConstraints] | None = None
         self._fmax_source: Tensor | None = None
+        self._arriving: Tensor | None = None
 
     def use_model(self, model: BaseModelMixin) -> None:
         """Go on with another model, and with the pairs of atoms that it needs."""
@@ -135,6 +136,7 @@ class ForwardPass(PerSystemParameters):
             self.forget_constraints()
         if not self.is_current(batch):
             self._evaluate(batch)
+            self._arriving = None  # with the forces of everybody, newcomers have theirs
         elif self._fmax_source is not batch["forces"]:
             self._defer_fmax(batch)
 

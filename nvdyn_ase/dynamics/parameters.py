@@ -27,7 +27,24 @@ class PerAtom(NamedTuple):
         return f"PerAtom({len(self.values)} values)"
 
 
-def parameter_rows(name: str, value: Any, rows: np.ndarray, device: torch.device) -> Tensor:
+class Places(NamedTuple):
+    """Which of the values of a parameter belong to the systems of a batch.
+
+    Parameters
+    ----------
+    rows
+        One for each system.
+    count
+        Of all values.
+    """
+
+    rows: np.ndarray
+    count: int
+
+
+def parameter_rows(
+    name: str, value: Any, rows: np.ndarray, device: torch.device, count: int | None = None
+) -> Tensor:
     """Return (B, 1) values for systems.
 
     Parameters
@@ -40,6 +57,8 @@ def parameter_rows(name: str, value: Any, rows: np.ndarray, device: torch.device
         Which of the values belong to the systems.
     device
         Where to put them.
+    count
+        How many there must be; as many as ``rows`` by default.
 
     Raises
     ------
@@ -47,11 +66,12 @@ def parameter_rows(name: str, value: Any, rows: np.ndarray, device: torch.device
         The number of values is not the number of systems.
     """
     values = np.asarray(value.cpu() if isinstance(value, Tensor) else value, dtype=float)
+    count = len(rows) if count is None else count
     if values.ndim == 0:
-        values = np.full(len(rows), float(values))
-    if values.size != len(rows) or values.ndim > 2:
+        values = np.full(count, float(values))
+    if values.size != count or values.ndim > 2:
         raise ValueError(
-            f"{name}: {values.size} values for {len(rows)} systems; give one number or one each"
+            f"{name}: {values.size} values for {count} systems; give one number or one each"
         )
     return torch.as_tensor(values.reshape(-1, 1)[rows]).to(device)
 
@@ -71,6 +91,11 @@ class PerSystemParameters:
     _follow: ClassVar[frozenset[str]] = frozenset({"temperature", "pressure", "friction"})
     state: Batch
     _batch: Batch | None
+    _places: Places | None = None
+
+    def places(self, batch: Batch) -> Places:
+        """Return which values of parameters that were given one by one the systems have."""
+        return self._places or Places(np.arange(len(batch)), len(batch))
 
     def parameter(self, name: str) -> Any:
         """Return a parameter: the number itself, or (B, 1) where systems have their own."""
@@ -88,10 +113,10 @@ class PerSystemParameters:
 
     def initial(self, name: str, batch: Batch) -> Float[Tensor, "B 1"]:
         """Return the value that a parameter was given for each system, (B, 1)."""
-        value, rows = getattr(self, name), np.arange(len(batch))
+        value, places = getattr(self, name), self.places(batch)
         if isinstance(value, Schedule):
-            return value(*_beginning(name, value, batch))
-        return parameter_rows(name, value, rows, batch.device)
+            return value(*_beginning(name, value, batch, places))
+        return parameter_rows(name, value, places.rows, batch.device, places.count)
 
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch.
@@ -129,12 +154,13 @@ class PerSystemParameters:
         """Put the values of a parameter into the state, if systems need their own."""
         level, beside = Level.SYSTEM, {}
         if isinstance(value, Schedule):
-            time, columns = _beginning(name, value, batch)
+            time, columns = _beginning(name, value, batch, self.places(batch))
             values, beside = value(time, columns), {"time": time, **columns}
         elif isinstance(value, PerAtom):
             values, level = value.values.to(batch["positions"]), Level.NODE
         elif name in state or not isinstance(value, (int, float, type(None))):
-            values = parameter_rows(name, value, np.arange(len(batch)), batch.device)
+            places = self.places(batch)
+            values = parameter_rows(name, value, places.rows, batch.device, places.count)
         else:
             return
         self._drop_schedule(state, name)
@@ -183,11 +209,12 @@ class PerSystemParameters:
         self._parameters_changed(batch)
 
 
-def _beginning(name: str, schedule: Schedule, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def _beginning(
+    name: str, schedule: Schedule, batch: Batch, places: Places
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the time at which a schedule begins, and what its function is given, (B, 1)."""
-    rows = np.arange(len(batch))
     columns = {
-        key: parameter_rows(f"{key} of {name}", value, rows, batch.device)
+        key: parameter_rows(f"{key} of {name}", value, places.rows, batch.device, places.count)
         for key, value in schedule.columns.items()
     }
     return torch.zeros(len(batch), 1, dtype=torch.float64, device=batch.device), columns

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.active import ActiveSystems
+from nvdyn_ase.dynamics.inflight import InflightSystems
 from nvdyn_ase.dynamics.lifecycle import Rollback, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.readback import Readback
@@ -49,10 +50,11 @@ class Run:
         if not frozen.any():
             engine.nobody_is_frozen(batch)
         self._last_step: Tensor | None = None
-        if engine._tries and n_steps is not None:
+        if n_steps is not None and (engine._tries or engine.inflight_mode):
             # Each system has its own number of forward passes to its last step.
             self._last_step = batch["steps"] + n_steps
-        self.systems = ActiveSystems(engine, batch)
+        kind = InflightSystems if engine.inflight_mode else ActiveSystems
+        self.systems = kind(engine, batch)
         self._readback = Readback()
 
     @property
@@ -79,18 +81,24 @@ class Run:
         if status is None:
             return False
         frozen = status >= engine.exit_status
-        if frozen.all():
+        if self.systems.are_over(frozen):
             return True
         if self._readback.is_current and not frozen.any():
             engine.nobody_is_frozen(batch)
             return False
-        self.systems.release(frozen)
-        if self.batch is not batch:
+        staying = self.systems.release(frozen)
+        if staying is not None:
             self._readback.forget()
-            if self._last_step is not None:
-                staying = torch.as_tensor(np.flatnonzero(~frozen), device=self.batch.device)
-                self._last_step = self._last_step.index_select(0, staying)
+            self._follow(staying)
         return False
+
+    def _follow(self, staying: np.ndarray) -> None:
+        """Keep the last step of those that stay, and give those that come behind them theirs."""
+        if self._last_step is None:
+            return
+        rows = torch.as_tensor(staying, device=self.batch.device)
+        last, steps = self._last_step.index_select(0, rows), self.batch["steps"][len(staying) :]
+        self._last_step = torch.cat([last, steps + self.n_steps])
 
     def advance(self) -> None:
         """Do one step; if it raises, the batch is as it was before."""

@@ -1,5 +1,7 @@
 """The pairs of a batch on a device, kept current."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -120,19 +122,28 @@ class DeviceList:
         flat = FlatPairs(i, j, shift, system, ptr, self._there(edge_ptr))
         self.pairs = DevicePairs(flat, sizes, self.skin.cutoff, self.skin.skin, self.half)
 
-    def select(self, kept: np.ndarray) -> "DeviceList":
-        """Return the list of some systems, in the order given."""
+    def select(self, kept: np.ndarray, joining: Sequence[int] = ()) -> "DeviceList":
+        """Return the list of some systems, in the order given.
+
+        Behind them come new systems of so many atoms, whose pairs are not known.
+        """
+        none = np.zeros(len(joining), np.int64)
+
+        def chosen(of_each: np.ndarray) -> np.ndarray:
+            return np.concatenate([of_each[kept], none])
+
         part = DeviceList.__new__(DeviceList)
         part.skin, part.half, part.backend = self.skin, self.half, self.backend
         part.device, part._seen, part.changed = self.device, [], True
-        part._point(boundaries(np.diff(self.ptr)[kept]))
+        sizes = np.concatenate([np.diff(self.ptr)[kept], np.asarray(joining, np.int64)])
+        part._point(boundaries(sizes))
         atoms = self._there(ragged_rows(self.ptr, kept))
-        part.reference = self.reference.select(self._there(kept), atoms)
-        part.rebuilds, part._problem = self.rebuilds[kept], self._problem[kept]
+        part.reference = self.reference.select(self._there(kept), atoms, joining)
+        part.rebuilds, part._problem = chosen(self.rebuilds), chosen(self._problem)
         part.failures = reasons(part._problem)
         old = LocalPairs.of(self.pairs.flat(), self._ptr)
         numbers = self.pairs.num_pairs
-        part._lay_out(old, boundaries(numbers)[:-1][kept], numbers[kept])
+        part._lay_out(old, chosen(boundaries(numbers)[:-1]), chosen(numbers))
         return part
 
 

@@ -1,5 +1,7 @@
 """The pairs of a batch on the CPU, kept current in place."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -82,14 +84,19 @@ class HostList:
         self.rebuilds[rows[~failed]] += 1
         self.reference.take(rows, now, duals(form, failed))
 
-    def select(self, kept: np.ndarray) -> "HostList":
-        """Return the list of some systems, in the order given, with arrays of its own."""
+    def select(self, kept: np.ndarray, joining: Sequence[int] = ()) -> "HostList":
+        """Return the list of some systems, in the order given, with arrays of its own.
+
+        Behind them come new systems of so many atoms, whose pairs are not known.
+        """
         part = HostList.__new__(HostList)
         part.skin, part.half, part.backend = self.skin, self.half, self.backend
         part.device, part.changed = self.device, True
-        part.pairs = self.pairs.select(kept)
+        part.pairs = self.pairs.select(kept, joining)
         part.ptr = part.pairs.ptr
-        part.reference = self.reference.select(kept, self.ptr)
-        part.rebuilds, part._problem = self.rebuilds[kept], self._problem[kept]
+        part.reference = self.reference.select(kept, self.ptr, joining)
+        none = np.zeros(len(joining), np.int64)
+        part.rebuilds = np.concatenate([self.rebuilds[kept], none])
+        part._problem = np.concatenate([self._problem[kept], none])
         part.failures = reasons(part._problem)
         return part

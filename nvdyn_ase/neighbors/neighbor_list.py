@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -123,18 +123,21 @@ class NeighborList:
             self._defer_shifts(batch, pairs)
         return pairs
 
-    def select(self, kept: np.ndarray) -> None:
-        """Say that the next batch has only these systems of the present one.
+    def select(self, kept: np.ndarray, joining: Sequence[int] = ()) -> None:
+        """Say that the next batch has only these systems of the present one, and new ones.
 
         Parameters
         ----------
         kept
             Their rows, in the order of the next batch. Their pairs are kept as long as they have
             not left the skin.
+        joining
+            Atoms of each system that comes behind them; their pairs will be found.
         """
         if self._list is not None:
             kept = np.asarray(kept)
-            self._list = self._list.select(np.flatnonzero(kept) if kept.dtype == bool else kept)
+            rows = np.flatnonzero(kept) if kept.dtype == bool else kept
+            self._list = self._list.select(rows, joining)
             self._owner = None
 
     # ---------------------------------------------------------------- checkpoints

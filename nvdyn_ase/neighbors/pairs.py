@@ -1,5 +1,6 @@
 """The pairs of a batch: in slots on the host, flat on any device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -153,12 +154,20 @@ class Pairs:
         place(rows, self.ptr, self.slot, self.image_slot, old, ordered, self._arrays())
         self.num_pairs, self.num_images, self._flat = pairs, images, None
 
-    def select(self, kept: np.ndarray) -> "Pairs":
-        """Return the pairs of some systems, in the order given, in arrays of their own."""
-        sizes = np.diff(self.ptr)[kept]
+    def select(self, kept: np.ndarray, joining: Sequence[int] = ()) -> "Pairs":
+        """Return the pairs of some systems, in the order given, in arrays of their own.
+
+        Behind them come systems of so many atoms, without pairs.
+        """
+        none = np.zeros(len(joining), np.int64)
+
+        def chosen(of_each: np.ndarray) -> np.ndarray:
+            return np.concatenate([of_each[kept], none])
+
+        sizes = np.concatenate([np.diff(self.ptr)[kept], np.asarray(joining, np.int64)])
         part = Pairs(boundaries(sizes), self.cutoff, self.skin, self.half)
-        part.num_pairs, part.num_images = self.num_pairs[kept], self.num_images[kept]
-        part._allocate(np.diff(self.slot)[kept], np.diff(self.image_slot)[kept])
+        part.num_pairs, part.num_images = chosen(self.num_pairs), chosen(self.num_images)
+        part._allocate(chosen(np.diff(self.slot)), chosen(np.diff(self.image_slot)))
         self._move(kept, part)
         return part
 

@@ -9,6 +9,7 @@ is what the atoms moved beyond it: a pair that was d apart is now d F + u_j - u_
 alone what is normal to the periodic vectors, so that it is the same whatever the others are.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numba import njit
 from torch import Tensor
 
 from nvdyn_ase.data import segment_max
-from nvdyn_ase.data.joining import ragged_rows
+from nvdyn_ase.data.joining import boundaries, ragged_rows
 from nvdyn_ase.neighbors.standard import Geometry, Standard
 
 
@@ -84,11 +85,16 @@ class HostReference:
         """Make the present geometry of some systems that of then; ``dual`` has a row for each."""
         _take(rows, now, dual, self.positions, self.cell, self.pbc, self.dual)
 
-    def select(self, kept: np.ndarray, ptr: np.ndarray) -> "HostReference":
-        """Return the part of some systems."""
-        part = HostReference.__new__(HostReference)
-        part.positions = self.positions[ragged_rows(ptr, kept)]
-        part.cell, part.pbc, part.dual = self.cell[kept], self.pbc[kept], self.dual[kept]
+    def select(
+        self, kept: np.ndarray, ptr: np.ndarray, joining: Sequence[int] = ()
+    ) -> "HostReference":
+        """Return the part of some systems, and behind it new ones of so many atoms."""
+        part = HostReference(boundaries(np.asarray(joining, np.int64)))
+        atoms = ragged_rows(ptr, kept)
+        part.positions = np.concatenate([self.positions[atoms], part.positions])
+        for name in ("cell", "pbc", "dual"):
+            of_each = getattr(self, name)[kept], getattr(part, name)
+            setattr(part, name, np.concatenate(of_each))
         return part
 
 
@@ -233,9 +239,12 @@ class DeviceReference:
         self.positions[atoms] = now[0][atoms]
         self.cell[rows], self.pbc[rows], self.dual[rows] = now[1][rows], now[2][rows], dual
 
-    def select(self, kept: Int[Tensor, " K"], atoms: Int[Tensor, " N"]) -> "DeviceReference":
-        """Return the part of some systems and their atoms."""
-        part = DeviceReference.__new__(DeviceReference)
-        part.positions = self.positions[atoms]
-        part.cell, part.pbc, part.dual = self.cell[kept], self.pbc[kept], self.dual[kept]
+    def select(
+        self, kept: Int[Tensor, " K"], atoms: Int[Tensor, " N"], joining: Sequence[int] = ()
+    ) -> "DeviceReference":
+        """Return the part of some systems and their atoms, and behind it new ones of so many."""
+        part = DeviceReference(boundaries(np.asarray(joining, np.int64)), self.cell.device)
+        part.positions = torch.cat([self.positions[atoms], part.positions])
+        for name in ("cell", "pbc", "dual"):
+            setattr(part, name, torch.cat([getattr(self, name)[kept], getattr(part, name)]))
         return part
