@@ -31,7 +31,7 @@ def economical(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
     """Return a decorator like ``jaxtyping.jaxtyped`` that leaves functions without arrays alone.
 
     The others are checked in their first calls, and in one of every few after these: a check costs
-    more than most of the functions do, and a suite that checked every call would take twice as long.
+    more than most of the functions do, and checking every call would double the suite's time.
     """
 
     def decorate(item: Any = None, *, typechecker: Any = None) -> Any:
