@@ -451,10 +451,14 @@ class Batch(Sizes):
         ValueError
             Such a field has no default; it is named.
         """
-        parts = [self._part(), *(other._part() for other in others)]
-        whole = Batch(*joined(parts, self.device))
+        whole = self.followed_by(*others)
         self.__dict__.clear()
         self.__dict__.update(whole.__dict__)
+
+    def followed_by(self, *others: "Batch") -> "Batch":
+        """Return these systems and behind them those of others; see :meth:`append`."""
+        parts = [self._part(), *(other._part() for other in others)]
+        return Batch(*joined(parts, self.device))
 
     def _part(self) -> Part:
         fields = {key: (self._levels[key], tensor) for key, tensor in self}

@@ -149,13 +149,12 @@ def go_on_with(
 
 
 def laid_behind(first: Batch, second: Batch) -> Batch:
-    """Return the systems of both, in the tensors of neither; without pairs."""
+    """Return the systems of both; they lose their pairs, and get each other's fields."""
     for part in (first, second):
         part.set_edges({}, np.zeros(len(part), np.int64))
     _complete(first, second)
     _complete(second, first)
-    first.append(second)
-    return first
+    return first.followed_by(second)
 
 
 def put_together(parts: list[Batch], order: np.ndarray) -> Batch:

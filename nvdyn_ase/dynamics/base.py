@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,9 +23,13 @@ from nvdyn_ase.dynamics.hooks.registry import HookRegistry
 from nvdyn_ase.dynamics.inflight import InflightBatching
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.dynamics.sinks import DataSink
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard
+
+if TYPE_CHECKING:
+    from nvdyn_ase.dynamics.fused import FusedStage
 
 __all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
 
@@ -83,6 +87,10 @@ class BaseDynamics(InflightBatching, ForwardPass):
     _tries: ClassVar[bool] = False
     _reasons: ClassVar[Mapping[Outcome, str]] = MappingProxyType({})
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
+
+    entry_status = 0
+    #: The fused run that this engine is a stage of.
+    whole: "BaseDynamics | None" = None
 
     def __init__(
         self,
@@ -360,6 +368,9 @@ class BaseDynamics(InflightBatching, ForwardPass):
 
     def retire(self, batch: Batch, mask: Bool[Tensor, " B"], outcome: Outcome) -> None:
         """Freeze the masked systems that still move, and record how they ended."""
+        if self.whole is not None and batch is self.whole._batch:
+            self.whole.retire(batch, mask, outcome)
+            return
         status = batch["status"]
         leaving = mask.view(status.shape) & (status < self.exit_status)
         batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
@@ -424,11 +435,20 @@ class BaseDynamics(InflightBatching, ForwardPass):
         else:
             self._neighbors.select(kept, batch.num_nodes_list[len(kept) :])
 
-    def fresh_state(self, batch: Batch) -> Batch:
-        """Return a new state for systems that are about to join those being moved."""
+    def fresh_state(self, batch: Batch, places: Places | None = None) -> Batch:
+        """Return a new state for systems that are about to join those being moved.
+
+        Parameters
+        ----------
+        batch
+            The systems.
+        places
+            Which values of parameters that were given one by one are theirs; by default those at
+            their places in what the sampler gives.
+        """
         twin = copy(self)
         twin._neighbors = None
-        twin._places = self._places_in_the_stream(batch)
+        twin._places = places or self._places_in_the_stream(batch)
         twin.follow(batch, batch.like(), None)
         twin._init_state(batch)
         return twin.state
@@ -447,9 +467,18 @@ class BaseDynamics(InflightBatching, ForwardPass):
     def align_states(self, states: Sequence[Batch]) -> None:
         """Make states of this engine fit one behind the other, where the shape of fields grows."""
 
+    def arrange(self, batch: Batch, status: np.ndarray) -> None:
+        """Take up what the host has learned of the status of the systems, (B,)."""
+
+    def undoable(self, batch: Batch) -> list[tuple[Batch, Sequence[str]]]:
+        """Return what a step changes, and of which fields copies have to be kept."""
+        fields = self._mutable_fields if self._writes_in_place else ()
+        state = self.state.keys() if self._writes_in_place else ()
+        return [(batch, fields), (self.state, state)]
+
     def adopt(self, batch: Batch) -> None:
         """Move this batch from now on; a batch that is new to the engine gets a new state."""
-        open_batch(batch)
+        open_batch(batch, self.entry_status)
         if batch is not self._batch:
             self.follow(batch, batch.like(), None)
             self._init_state(batch)
@@ -503,6 +532,22 @@ class BaseDynamics(InflightBatching, ForwardPass):
     def _ends(self, limit: int | None) -> bool:
         """Say whether a run of so many steps, or without a limit, ends at some time."""
         return limit is not None or self.convergence_hook is not None
+
+    # ---------------------------------------------------------------- one after the other
+
+    def __add__(self, other: "BaseDynamics") -> "FusedStage":
+        """Return what moves systems with this engine and, when it is done with them, with another.
+
+        Raises
+        ------
+        TypeError
+            The other is no engine.
+        ValueError
+            It has another model or device.
+        """
+        from nvdyn_ase.dynamics.fused import joined
+
+        return joined(self, other)
 
     # ---------------------------------------------------------------- a stream of its own
 

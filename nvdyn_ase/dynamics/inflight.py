@@ -128,7 +128,7 @@ class InflightBatching:
     def _prepared(self, batch: Batch) -> Batch:
         """Return systems that the sampler gave, as every run wants them."""
         batch = batch.to(self.device)  # type: ignore[attr-defined]
-        open_batch(batch)
+        open_batch(batch, self.entry_status)  # type: ignore[attr-defined]
         return batch
 
     def newcomers(self, staying: Batch) -> Batch | None:

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from nvdyn_ase.dynamics.base import BaseDynamics
 
 
-def open_batch(batch: Batch, reopen_below: int | None = None) -> None:
+def open_batch(batch: Batch, entry_status: int = 0, reopen_below: int | None = None) -> None:
     """Give a batch the fields that every engine keeps.
 
     Parameters
     ----------
     batch
         The batch.
+    entry_status
+        Status of the systems that have none, and of those that are reopened.
     reopen_below
         Reopen the systems that a run before this one finished, so that it can go on with them; what
         failed stays closed, and so do statuses that no run set.
@@ -26,7 +28,8 @@ def open_batch(batch: Batch, reopen_below: int | None = None) -> None:
     fresh = "outcome" not in batch
     for key in ("status", "steps", "evaluations", "outcome"):
         if key not in batch:
-            batch[key] = torch.zeros(len(batch), 1, dtype=torch.int64, device=batch.device)
+            value = entry_status if key == "status" else 0
+            batch[key] = torch.full((len(batch), 1), value, device=batch.device)
     if "system_id" not in batch:
         batch["system_id"] = torch.arange(len(batch), device=batch.device).view(-1, 1)
     if reopen_below is None or fresh:
@@ -34,7 +37,7 @@ def open_batch(batch: Batch, reopen_below: int | None = None) -> None:
     outcome, status = batch["outcome"], batch["status"]
     ended = (outcome == Outcome.CONVERGED) | (outcome == Outcome.BUDGET)
     shut = ended & (status.view(-1, 1) >= reopen_below)
-    batch["status"] = torch.where(shut.view(status.shape), 0, status)
+    batch["status"] = torch.where(shut.view(status.shape), entry_status, status)
     batch["outcome"] = torch.where(ended, int(Outcome.ACTIVE), outcome)
 
 
@@ -52,9 +55,7 @@ class Rollback:
     """
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
-        in_place, state = engine._writes_in_place, engine.state
-        self._kept = [(batch, _contents(batch, engine._mutable_fields if in_place else ()))]
-        self._kept.append((state, _contents(state, state.keys() if in_place else ())))
+        self._kept = [(held, _contents(held, copied)) for held, copied in engine.undoable(batch)]
 
     def __enter__(self) -> None:
         """Nothing to do: the tensors are held."""

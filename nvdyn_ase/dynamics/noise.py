@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.philox import Rows, normal, uniform, words
 
 KEY, POSITION = "noise_key", "noise_position"
@@ -64,23 +65,31 @@ class Noise:
 
     # ---------------------------------------------------------------- the streams of a batch
 
-    def fields(self, batch: Batch) -> dict[str, Tensor]:
+    def fields(self, batch: Batch, places: Places) -> dict[str, Tensor]:
         """Return the system fields of an engine's state that say where new systems are.
+
+        Parameters
+        ----------
+        batch
+            The new systems.
+        places
+            Which of the seeds or generators are theirs.
 
         Raises
         ------
         ValueError
             Not one seed or generator per system.
         """
-        count = len(batch)
-        generators = self._generators(count)
-        self._hosted = generators and [_Recorded(rng) for rng in generators]
-        if generators:
-            keys = np.arange(count)
-        else:
+        generators = self._generators(places.count)
+        if generators is None:
+            self._hosted = None
             ids = batch["system_id"].view(-1).cpu().numpy()
-            keys = stream_keys(self._seeds(count), ids, self.purpose)
-        key = torch.from_numpy(keys).view(-1, 1).to(batch.device)
+            keys = stream_keys(self._seeds(places), ids, self.purpose)
+        else:
+            if self._hosted is None or places.count == len(batch):
+                self._hosted = [_Recorded(rng) for rng in generators]
+            keys = places.rows
+        key = torch.from_numpy(np.array(keys)).view(-1, 1).to(batch.device)
         return {KEY: key, POSITION: torch.zeros_like(key)}
 
     def _generators(self, count: int) -> list[Any] | None:
@@ -93,16 +102,19 @@ class Noise:
             )
         return generators
 
-    def _seeds(self, count: int) -> list[int]:
+    def _seeds(self, places: Places) -> list[int]:
         if self.seed is None:
             source = np.random if self.rng is None else self.rng
             drawn = np.frombuffer(source.bytes(8), np.uint64).copy()
             self._share(drawn)
             self.seed = int(drawn[0])
-        seeds = self.seed if isinstance(self.seed, list) else [self.seed] * count
-        if len(seeds) != count:
-            raise ValueError(f"seed: {len(seeds)} values for {count} systems; give one or one each")
-        return seeds
+        if not isinstance(self.seed, list):
+            return [self.seed] * len(places.rows)
+        if len(self.seed) != places.count:
+            raise ValueError(
+                f"seed: {len(self.seed)} values for {places.count} systems; give one or one each"
+            )
+        return [self.seed[row] for row in places.rows]
 
     def _share(self, array: np.ndarray) -> None:
         if self.broadcast is not None:

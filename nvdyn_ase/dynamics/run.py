@@ -43,7 +43,7 @@ class Run:
         self.n_steps = n_steps
         self._done = 0
         engine.begin_run()
-        open_batch(batch, reopen_below=engine.exit_status)
+        open_batch(batch, engine.entry_status, reopen_below=engine.exit_status)
         engine.adopt(batch)
         engine.forget_constraints()  # the user may have edited them
         frozen = (batch["status"].view(-1) >= engine.exit_status).cpu().numpy()
@@ -81,6 +81,7 @@ class Run:
         if status is None:
             return False
         frozen = status >= engine.exit_status
+        engine.arrange(batch, status)
         if self.systems.are_over(frozen):
             return True
         if self._readback.is_current and not frozen.any():

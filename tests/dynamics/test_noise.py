@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nvdyn_ase.dynamics import ConvergenceHook, Langevin
+from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.noise import Noise
 from nvdyn_ase.dynamics.philox import (
     Rows,
@@ -43,7 +44,7 @@ def streams(sizes=(2, 3, 1, 40), seed=0):
 
 def of(noise, batch, steps=1, count=2):
     """Return normal numbers of some steps, (steps, V, 3 count)."""
-    state = batch.like(system=noise.fields(batch))
+    state = batch.like(system=noise.fields(batch, Places(np.arange(len(batch)), len(batch))))
     frames = []
     for _ in range(steps):
         frames.append(torch.cat(noise.normals(batch, state, count), dim=1))

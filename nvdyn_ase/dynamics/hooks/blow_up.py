@@ -46,6 +46,7 @@ class BlowUpHook:
     """
 
     stage = HookStageEnum.AFTER_STEP
+    of_one_engine = True  # it looks at the engine's state
 
     def __init__(
         self,

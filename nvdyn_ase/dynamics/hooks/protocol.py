@@ -30,7 +30,8 @@ class Hook(Protocol):
     Optional attributes: ``stages``, a sequence of stages instead of the one in ``stage``;
     ``__enter__`` and ``__exit__``, or ``close()``, entered once and left once around a run;
     ``records_last``, True for one that is also called with the last state of every system, or
-    ``"run"`` for one that is called with the state in which a run ends.
+    ``"run"`` for one that is called with the state in which a run ends; ``of_one_engine``, True for
+    one that, registered on a stage of a fused run, is shown the systems of this stage alone.
 
     Attributes
     ----------

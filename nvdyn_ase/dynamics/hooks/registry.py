@@ -56,8 +56,26 @@ class HookRegistry:
         """Return every hook once."""
         return list({id(h): h for hooks in self.by_stage.values() for h in hooks}.values())
 
-    def fire(self, stage: HookStageEnum, batch: Batch, dynamics: "BaseDynamics") -> None:
-        """Call the hooks of a stage that are due; a hook may register and remove others."""
+    def fire(
+        self,
+        stage: HookStageEnum,
+        batch: Batch,
+        dynamics: "BaseDynamics",
+        own: Batch | None = None,
+    ) -> None:
+        """Call the hooks of a stage that are due; a hook may register and remove others.
+
+        Parameters
+        ----------
+        stage
+            Of the step.
+        batch
+            What is moved.
+        dynamics
+            Who moves it.
+        own
+            Of that, the systems of the engine alone, where it is one of several that share a batch.
+        """
         self.stepped |= stage is HookStageEnum.AFTER_STEP
         hooks = self.by_stage[stage]
         if not hooks:
@@ -65,8 +83,9 @@ class HookRegistry:
         self.current = stage
         try:
             for hook in tuple(hooks):
+                shown = own if getattr(hook, "of_one_engine", False) and own is not None else batch
                 if dynamics.step_count % hook.frequency == 0:
-                    hook(batch, dynamics)
+                    hook(shown, dynamics)
         finally:
             self.current = None
 

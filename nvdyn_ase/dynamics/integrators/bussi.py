@@ -77,7 +77,7 @@ class Bussi(HasNoise, NVE):
                 "Initial kinetic energy is zero. Please set the initial velocities before running "
                 "Bussi NVT.",
             )
-        streams = self.noise.fields(template_batch)
+        streams = self.noise.fields(template_batch, self.places(template_batch))
         system = {"transferred_energy": torch.zeros_like(kinetic), **streams}
         return template_batch.like(system=system)
 
