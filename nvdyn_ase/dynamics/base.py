@@ -467,8 +467,8 @@ class BaseDynamics(InflightBatching, ForwardPass):
     def align_states(self, states: Sequence[Batch]) -> None:
         """Make states of this engine fit one behind the other, where the shape of fields grows."""
 
-    def arrange(self, batch: Batch, status: np.ndarray) -> None:
-        """Take up what the host has learned of the status of the systems, (B,)."""
+    def arrange(self, batch: Batch, status: np.ndarray, current: bool = True) -> None:
+        """Take up what the host has learned of the status, (B,), and whether it is current."""
 
     def undoable(self, batch: Batch) -> list[tuple[Batch, Sequence[str]]]:
         """Return what a step changes, and of which fields copies have to be kept."""

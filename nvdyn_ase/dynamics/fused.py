@@ -226,7 +226,9 @@ class FusedStage(BaseDynamics):
             self.init_fn(batch)
         return batch
 
-    def arrange(self, batch: Batch, status: np.ndarray, at_once: bool = False) -> None:
+    def arrange(
+        self, batch: Batch, status: np.ndarray, current: bool = True, at_once: bool = False
+    ) -> None:
         """Put every system into the part of its stage.
 
         Parameters
@@ -234,7 +236,9 @@ class FusedStage(BaseDynamics):
         batch
             The whole.
         status
-            (B,), on the host; it may be a little older than that on the device.
+            (B,), on the host.
+        current
+            Whether that is so on the device too; it may be a little older.
         at_once
             Do not wait until it is worth it.
         """
@@ -244,22 +248,24 @@ class FusedStage(BaseDynamics):
             present[stage.rows] = stage.number
             wanted[status == stage.status] = stage.number
         entering = (wanted >= 0) & (wanted != present)
-        if not entering.any():
-            self._waited = 0
-            return
-        self._waited += 1
-        if not at_once and not self._is_worth_it(batch, entering, wanted == present):
-            return
+        if entering.any():
+            self._waited += 1
+            if at_once or self._is_worth_it(batch, entering, wanted == present):
+                self._rearrange(batch, wanted, entering)
+                return
+        for stage in self._occupied():
+            if current and (wanted[stage.rows] == stage.number).all():
+                stage.engine.nobody_is_frozen(stage.part)
+
+    def _rearrange(self, batch: Batch, wanted: np.ndarray, entering: np.ndarray) -> None:
+        """Let systems leave the parts they are in, and enter those they belong to."""
         self._waited = 0
         self._settle_history(batch)
         arriving = np.zeros(len(batch), bool)
         if self._first_arriving is not None:
             arriving[self._first_arriving :] = True
         moved = []
-        for stage in self.stages:
-            here = np.flatnonzero(wanted[stage.rows] == stage.number)
-            if len(here) < len(stage):
-                self._assemble_everything(batch)
+        self._assemble_everything(batch)
         for stage in self.stages:
             here = np.flatnonzero(wanted[stage.rows] == stage.number)
             if len(here) < len(stage):
@@ -360,7 +366,8 @@ class FusedStage(BaseDynamics):
     def _assemble_everything(self, batch: Batch) -> None:
         self._publish(batch)
         for key in batch.keys():
-            batch[key]
+            if isinstance(batch.deferred(key), _Assembly):
+                batch[key]
 
     def _absorb(self, batch: Batch) -> None:
         """Have the parts say what others have written into the whole."""

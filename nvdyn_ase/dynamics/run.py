@@ -81,7 +81,7 @@ class Run:
         if status is None:
             return False
         frozen = status >= engine.exit_status
-        engine.arrange(batch, status)
+        engine.arrange(batch, status, self._readback.is_current)
         if self.systems.are_over(frozen):
             return True
         if self._readback.is_current and not frozen.any():
