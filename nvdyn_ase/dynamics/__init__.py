@@ -49,6 +49,7 @@ from nvdyn_ase.dynamics.optimizers import (
     Optimizer,
 )
 from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.sampler import Rejected, SizeAwareSampler
 from nvdyn_ase.dynamics.schedules import Ramp, Schedule
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
@@ -97,7 +98,9 @@ __all__ = [
     "Outcome",
     "ProgressHook",
     "Ramp",
+    "Rejected",
     "Schedule",
+    "SizeAwareSampler",
     "SnapshotHook",
     "StochasticCellRescaling",
     "VelocityVerlet",
