@@ -89,7 +89,7 @@ FIELDS = _table(
     Field("steps", Level.SYSTEM, (1,), torch.int64, "1", 0),
     Field("evaluations", Level.SYSTEM, (1,), torch.int64, "1", 0),
     Field("outcome", Level.SYSTEM, (1,), torch.int64, "1", 0),
-    Field("blow_up", Level.SYSTEM, (3,), None, "code of the limit; value and limit, K or Å", 0.0),
+    Field("blow_up", Level.SYSTEM, (3,), None, "code; value and limit, K, Å or eV", 0.0),
     Field("edge_index", Level.EDGE, (2,), torch.int64, "1", None),
     Field("unit_shifts", Level.EDGE, _VECTOR, torch.int64, "cell vectors", 0),
     Field("shifts", Level.EDGE, _VECTOR, None, "Å", 0.0),

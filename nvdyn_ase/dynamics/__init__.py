@@ -4,14 +4,21 @@ from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.hooks import (
+    BiasedPotentialHook,
     BlowUpHook,
+    ConvergedSnapshotHook,
+    EnergyDriftMonitorHook,
+    FreezeAtomsHook,
     Hook,
     HookStageEnum,
     LoggingHook,
+    MaxForceClampHook,
     NaNDetectorHook,
     NeighborListHook,
+    ProfilerHook,
     ProgressHook,
     SnapshotHook,
+    WrapPeriodicHook,
 )
 from nvdyn_ase.dynamics.integrators import (
     MTKNPT,
@@ -49,6 +56,7 @@ from nvdyn_ase.dynamics.optimizers import (
     Optimizer,
 )
 from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.sampler import Rejected, SizeAwareSampler
 from nvdyn_ase.dynamics.schedules import Ramp, Schedule
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
@@ -65,13 +73,17 @@ __all__ = [
     "Andersen",
     "BFGSLineSearch",
     "BaseDynamics",
+    "BiasedPotentialHook",
     "BlowUpHook",
     "Bussi",
     "CellAwareBFGS",
     "CellFilter",
+    "ConvergedSnapshotHook",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
+    "EnergyDriftMonitorHook",
+    "FreezeAtomsHook",
     "GoodOldQuasiNewton",
     "GradientDescent",
     "Hook",
@@ -85,6 +97,7 @@ __all__ = [
     "LoggingHook",
     "MDMin",
     "MaskedMTKNPT",
+    "MaxForceClampHook",
     "MelchionnaNPT",
     "NPTBerendsen",
     "NVTBerendsen",
@@ -95,11 +108,15 @@ __all__ = [
     "NoseHooverChainNVT",
     "Optimizer",
     "Outcome",
+    "ProfilerHook",
     "ProgressHook",
     "Ramp",
+    "Rejected",
     "Schedule",
+    "SizeAwareSampler",
     "SnapshotHook",
     "StochasticCellRescaling",
     "VelocityVerlet",
+    "WrapPeriodicHook",
     "filter_cells",
 ]

@@ -36,18 +36,31 @@ class Readback:
 
     def exchange(self, tensor: Tensor) -> np.ndarray | None:
         """Send a value on its way and return the latest that has arrived, or None."""
+        arrived = self.send(tensor)
+        return arrived[-1] if arrived else None
+
+    def send(self, tensor: Tensor) -> list[np.ndarray]:
+        """Send a value on its way and return those that have arrived, the oldest first."""
         if tensor.device.type == "cpu":
-            return tensor.detach().numpy()
+            return [tensor.detach().numpy()]
         copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         copy.copy_(tensor, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self._flying.append((event, copy))
-        latest = None
+        arrived = []
         while self._flying and (len(self._flying) > self.depth or self._flying[0][0].query()):
-            event, latest = self._flying.popleft()
-            event.synchronize()
-        return None if latest is None else latest.numpy()
+            arrived.append(self._land())
+        return arrived
+
+    def rest(self) -> list[np.ndarray]:
+        """Wait for all that is in flight and return it, the oldest first."""
+        return [self._land() for _ in range(len(self._flying))]
+
+    def _land(self) -> np.ndarray:
+        event, value = self._flying.popleft()
+        event.synchronize()
+        return value.numpy()
 
     def forget(self) -> None:
         """Drop what is in flight, because it speaks of a batch that is no more."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nvdyn_ase.dynamics.base import BaseDynamics
 
 # What a row of the field ``blow_up`` begins with; value and limit follow.
-_HOT, _FAR = 1.0, 2.0
+HOT, FAR, DRIFTED = 1.0, 2.0, 3.0
 
 
 class BlowUpHook:
@@ -81,7 +81,7 @@ class BlowUpHook:
         elif self.temperature is not None and "velocities" in dynamics._mutable_fields:
             dof = dynamics.constraints(batch).degrees_of_freedom(batch).clamp(min=1.0)
             value = 2.0 / kB * kinetic_energy(batch, batch["velocities"]) / dof
-            self._retire(batch, dynamics, value, self.temperature, _HOT)
+            retire_exploded(batch, dynamics, value, self.temperature, HOT)
 
     def _note(self, batch: Batch, dynamics: "BaseDynamics") -> None:
         fields = [(batch, key) for key in dynamics._mutable_fields if key in batch]
@@ -97,33 +97,47 @@ class BlowUpHook:
         before, self._before = self._before, []
         old = next(tensor for _, key, tensor in before if key == "positions")
         way = largest_norm(batch["positions"] - old, batch.ptr)
-        leaving = self._retire(batch, dynamics, way, self.displacement, _FAR)
+        leaving = retire_exploded(batch, dynamics, way, self.displacement, FAR)
         staying = ActiveMask(~leaving, batch)
         for holder, key, tensor in before:
             holder[key] = staying.merge(holder, key, holder[key], tensor)
 
-    @staticmethod
-    def _retire(
-        batch: Batch,
-        dynamics: "BaseDynamics",
-        value: Float[Tensor, "B 1"],
-        limit: float,
-        code: float,
-    ) -> Bool[Tensor, "B 1"]:
-        """Freeze systems whose value is beyond a limit, note it, and return who they are."""
-        leaving = (value > limit) & (batch["status"].view(-1, 1) < dynamics.exit_status)
-        note = torch.cat([torch.full_like(value, code), value, torch.full_like(value, limit)], 1)
-        known = batch["blow_up"] if "blow_up" in batch else torch.zeros_like(note)
-        batch["blow_up"] = torch.where(leaving, note, known)
-        dynamics.retire(batch, leaving.view(-1), Outcome.EXPLODED)
-        return leaving
+
+def retire_exploded(
+    batch: Batch,
+    dynamics: "BaseDynamics",
+    value: Float[Tensor, "B 1"],
+    limit: float,
+    code: float,
+) -> Bool[Tensor, "B 1"]:
+    """Freeze systems whose value is beyond a limit, note it, and return who they are.
+
+    Parameters
+    ----------
+    batch, dynamics
+        The systems, and who moves them.
+    value, limit
+        In the unit of what is limited.
+    code
+        What that is: ``HOT``, ``FAR`` or ``DRIFTED``.
+    """
+    leaving = (value > limit) & (batch["status"].view(-1, 1) < dynamics.exit_status)
+    note = torch.cat([torch.full_like(value, code), value, torch.full_like(value, limit)], 1)
+    known = batch["blow_up"] if "blow_up" in batch else torch.zeros_like(note)
+    batch["blow_up"] = torch.where(leaving, note, known)
+    dynamics.retire(batch, leaving.view(-1), Outcome.EXPLODED)
+    return leaving
 
 
 def blow_up_reason(note: Sequence[float]) -> str:
     """Return what a row of the field ``blow_up`` says, and what to do about it."""
     code, value, limit = note
-    if code == _HOT:
+    hook = "BlowUpHook"
+    if code == HOT:
         what = f"its temperature reached {value:.3g} K, and the limit is {limit:g} K"
-    else:
+    elif code == FAR:
         what = f"an atom would have moved {value:.3g} Å in one step, and the limit is {limit:g} Å"
-    return f"{what}; take a smaller time step, relax it first, or give BlowUpHook another limit"
+    else:
+        what = f"its energy drifted by {value:.3g} eV per atom, and the limit is {limit:g} eV"
+        hook = "EnergyDriftMonitorHook"
+    return f"{what}; take a smaller time step, relax it first, or give {hook} another limit"
