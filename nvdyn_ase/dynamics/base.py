@@ -459,7 +459,8 @@ class BaseDynamics(InflightBatching, ForwardPass):
         self._arriving = rows >= first
         # The host knows of nothing that could have ended them: their fmax is not zero, as that of
         # the forces which fill their rows.
-        self._fmax_source = batch["forces"] if "forces" in batch else None
+        if "forces" in batch:
+            self._fmax_source = batch["forces"]
 
     def begin_anew(self, batch: Batch, rows: np.ndarray) -> None:
         """Forget what the method knows of some systems that failed and were changed since."""

@@ -27,9 +27,9 @@ _MIGRATE, _PATIENCE = 0.05, 8
 class FusedStage(BaseDynamics):
     """Several engines, each of which moves the systems that the one before it is done with.
 
-    All systems share the forward pass of a step; each is moved by the engine of its stage, on which
-    its status says. It goes on to the next stage when it meets the criterion of its stage, or has
-    used up the ``n_steps`` that the stage gives each system; from the last it leaves. It moves on by
+    All systems share the forward pass of a step; each is moved by the engine of the stage that its
+    status names. It goes on to the next stage when it meets the criterion of its stage, or has
+    used up the ``n_steps`` that the stage gives each system; from the last it leaves. It goes on by
     at most one stage a step, and in a stage whose criterion it meets on entering it makes no move.
     A stage but the last that has neither criterion nor ``n_steps`` is left at fmax <= 0.05 eV/Å.
     What a system does in a stage is what it would do in a run of that engine alone.
@@ -86,11 +86,12 @@ class FusedStage(BaseDynamics):
         self.sub_stages = list(sub_stages)
         self.entry_status = entry_status
         self.exit_status = len(engines) if exit_status == -1 else exit_status
-        needs = {key for own in engines for key in own.__needs_keys__}
-        self.__needs_keys__ = frozenset(needs)
-        self.__provides_keys__ = frozenset(key for own in engines for key in own.__provides_keys__)
-        self._mutable_fields = tuple(dict.fromkeys(k for o in engines for k in o._mutable_fields))
-        self._tries = any(own._tries for own in engines)
+        vars(self).update(
+            __needs_keys__=frozenset().union(*(own.__needs_keys__ for own in engines)),
+            __provides_keys__=frozenset().union(*(own.__provides_keys__ for own in engines)),
+            _mutable_fields=tuple(dict.fromkeys(k for o in engines for k in o._mutable_fields)),
+            _tries=any(own._tries for own in engines),
+        )
         self.outputs = frozenset().union(*(own.outputs for own in engines))
         self._waited = 0
         self._given: dict[str, tuple[Tensor, int]] = {}
@@ -200,7 +201,7 @@ class FusedStage(BaseDynamics):
             for stage in self.stages:
                 stage.clear()
             return
-        joined = Places(np.arange(len(batch)), self._home.count)
+        joined = Places(np.arange(len(batch)), self._home.total)
         joined.rows[: len(kept)] = self._home.rows[kept]
         if self.inflight_mode:
             joined = self._places_in_the_stream(batch) or joined
@@ -318,7 +319,8 @@ class FusedStage(BaseDynamics):
 
     def _agree(self, batch: Batch) -> None:
         """Note that the whole and its parts say the same."""
-        settled = [key for key in batch.keys() if batch.deferred(key) is None]
+        keys = batch.keys()
+        settled = [key for key in keys if batch.deferred(key) is None]
         self._given = {key: (batch[key], batch[key]._version) for key in settled}
         for stage in self._occupied():
             for key in settled:
@@ -339,7 +341,7 @@ class FusedStage(BaseDynamics):
         held = batch.deferred(key)
         if isinstance(held, _Assembly):
             return  # nobody has asked since the last time
-        known = batch[key] if key in batch else None
+        known = _field(batch, key)
         if key in part.defaults:
             batch.defaults.setdefault(key, part.defaults[key])
         batch.defer(key, _Assembly(self, batch, key, level, known), level)
@@ -365,13 +367,15 @@ class FusedStage(BaseDynamics):
 
     def _assemble_everything(self, batch: Batch) -> None:
         self._publish(batch)
-        for key in batch.keys():
+        keys = batch.keys()
+        for key in keys:
             if isinstance(batch.deferred(key), _Assembly):
                 batch[key]
 
     def _absorb(self, batch: Batch) -> None:
         """Have the parts say what others have written into the whole."""
-        for key in batch.keys():
+        keys = batch.keys()
+        for key in keys:
             if batch.deferred(key) is not None or batch.level(key) is Level.EDGE:
                 continue
             tensor = batch[key]
@@ -692,6 +696,12 @@ def _checked(sub_stages: Iterable[tuple[int, BaseDynamics]]) -> list[BaseDynamic
     if len({str(engine.device) for engine in engines}) > 1:
         raise ValueError("the stages of a fused run share one device")
     return engines
+
+
+def _field(batch: Batch, key: str) -> Tensor | None:
+    if key not in batch:
+        return None
+    return batch[key]
 
 
 def _host(status: Tensor) -> np.ndarray:

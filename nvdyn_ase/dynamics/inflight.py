@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from loguru import logger
 
-from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics.active import go_on_with, is_worth_a_new_batch
+from nvdyn_ase.data import AtomicData, Batch
+from nvdyn_ase.dynamics.active import ActiveSystems, go_on_with, is_worth_a_new_batch, laid_behind
 from nvdyn_ase.dynamics.lifecycle import open_batch
+from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 
@@ -56,12 +57,16 @@ class InflightBatching:
     ----------
     active_batch
         What is being moved; None between runs with a sampler.
+    unread
+        What the sampler could not read, with the reason, as ``Rejected``.
 
     Raises
     ------
     ValueError
         A frequency or size below 1.
     """
+
+    exit_status: int
 
     def __init__(
         self,
@@ -85,7 +90,9 @@ class InflightBatching:
         self.max_batch_size = max_batch_size
         self.done = done
         self.active_batch: Batch | None = None
+        self.unread: list[Any] = []
         self._sink_failure: BaseException | None = None
+        self._homeless: list[Batch] = []
 
     # ---------------------------------------------------------------- what it is
 
@@ -134,17 +141,24 @@ class InflightBatching:
     def newcomers(self, staying: Batch) -> Batch | None:
         """Return systems that fit beside those that stay; None if there are none."""
         sampler = self.sampler
-        atoms, edges = _room(sampler.max_atoms), _room(sampler.max_edges)
-        atoms, edges = atoms - staying.num_nodes, edges - sum(staying.num_edges_list)
+        atoms = _room(sampler.max_atoms) - staying.num_nodes
+        edges = _room(sampler.max_edges) - self._edges(_ids(staying), staying.num_edges_list)
         places = _room(sampler.max_batch_size) - len(staying)
-        taken = []
+        taken: list[AtomicData] = []
         while places > len(taken) and not sampler.exhausted:
             data = sampler.request_replacement(atoms, edges)
             if data is None:
                 break
-            atoms, edges = atoms - data.num_nodes, edges - data.num_edges
+            atoms, edges = atoms - data.num_nodes, edges - self._edges(_ids(data), [data.num_edges])
             taken.append(data)
         return self._prepared(Batch.from_data_list(taken)) if taken else None
+
+    def _edges(self, ids: list[int], known: Sequence[int]) -> int:
+        """Return how many pairs systems count for: as many as their metadata say, if they do."""
+        if self.sampler.max_edges is None:
+            return 0
+        metadata = getattr(self.sampler.dataset, "get_metadata", None)
+        return sum(known) if metadata is None else sum(int(metadata(index)[1]) for index in ids)
 
     def _places_in_the_stream(self, batch: Batch) -> Places | None:
         """Return which of the values given one by one belong to systems of the sampler."""
@@ -209,7 +223,7 @@ class InflightBatching:
         staying = np.setdiff1d(np.arange(len(batch)), leaving[:written])
         kept = batch if len(staying) == len(batch) else None
         joining = None
-        if written == len(leaving):
+        if written == len(leaving) and self.write_rejected():
             remaining = batch.index_select(staying) if kept is None else batch
             joining = self.newcomers(remaining)
         if kept is not None and joining is None:
@@ -233,8 +247,26 @@ class InflightBatching:
             done += len(part)
         return done
 
+    def write_rejected(self) -> bool:
+        """Write what the sampler has passed over; return whether there was room for it.
+
+        Such a system has ``Outcome.REJECTED`` and, in its ``host``, the reason as ``failure``. What
+        could not even be read is noted in ``unread``.
+        """
+        for one in getattr(self.sampler, "take_rejected", tuple)():
+            logger.warning("system {} is left out: {}", one.index, one.reason)
+            if one.data is None:
+                self.unread.append(one)
+                continue
+            batch = self._prepared(Batch.from_data_list([one.data]))
+            batch["status"] = torch.full_like(batch["status"], self.exit_status)
+            batch["outcome"] = torch.full_like(batch["outcome"], int(Outcome.REJECTED))
+            batch.host[0]["failure"] = one.reason
+            self._homeless += [] if self._write(batch) else [batch]
+        return not self._homeless
+
     def what_is_left(self, batch: Batch) -> Batch | None:
-        """Return the systems of a run that has ended which no sink has taken; None if there are none.
+        """Return the systems of a run that has ended and that no sink has taken; None if none.
 
         Raises
         ------
@@ -242,6 +274,9 @@ class InflightBatching:
             That is because a sink failed.
         """
         self.active_batch = None
+        homeless, self._homeless = self._homeless, []
+        for one in homeless:
+            batch = laid_behind(batch, one) if len(batch) else one
         self.done = not len(batch) and self.sampler.exhausted
         if not len(batch):
             return None
@@ -253,7 +288,7 @@ class InflightBatching:
         return batch
 
 
-class InflightSystems:
+class InflightSystems(ActiveSystems):
     """The systems of a run to which a sampler gives others as they leave.
 
     Parameters
@@ -270,8 +305,8 @@ class InflightSystems:
     """
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
-        self.engine = engine
-        self.batch = engine.active_batch = batch
+        super().__init__(engine, batch)
+        engine.active_batch = batch
 
     def are_over(self, frozen: np.ndarray) -> bool:
         """Say whether nobody is left and nobody comes; ``frozen`` is (B,) bool."""
@@ -300,7 +335,7 @@ class InflightSystems:
         if not is_worth_a_new_batch(before, frozen, _REFILL):
             return None
         ids = before["system_id"].view(-1).cpu().numpy()
-        self.batch = engine.active_batch = engine.exchange(before, frozen)
+        self.home = self.batch = engine.active_batch = engine.exchange(before, frozen)
         if self.batch is before:
             return None
         now = self.batch["system_id"].view(-1).cpu().numpy()
@@ -315,7 +350,8 @@ class InflightSystems:
             rows = np.flatnonzero(frozen)
             written = self.engine._write(batch.index_select(rows))
             staying = np.setdiff1d(np.arange(len(batch)), rows[:written])
-            self.batch = go_on_with(self.engine, batch, staying)
+            self.home = self.batch = go_on_with(self.engine, batch, staying)
+        self.engine.write_rejected()
         return self.batch
 
 
@@ -324,6 +360,11 @@ _UNLIMITED = 2**62
 
 def _room(limit: int | None) -> int:
     return _UNLIMITED if limit is None else limit
+
+
+def _ids(systems: Batch | AtomicData) -> list[int]:
+    assert systems.system_id is not None
+    return systems.system_id.view(-1).tolist()
 
 
 def _all_full(sinks: Sequence[DataSink]) -> bool:

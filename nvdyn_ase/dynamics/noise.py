@@ -80,13 +80,13 @@ class Noise:
         ValueError
             Not one seed or generator per system.
         """
-        generators = self._generators(places.count)
+        generators = self._generators(places.total)
         if generators is None:
             self._hosted = None
             ids = batch["system_id"].view(-1).cpu().numpy()
             keys = stream_keys(self._seeds(places), ids, self.purpose)
         else:
-            if self._hosted is None or places.count == len(batch):
+            if self._hosted is None or places.total == len(batch):
                 self._hosted = [_Recorded(rng) for rng in generators]
             keys = places.rows
         key = torch.from_numpy(np.array(keys)).view(-1, 1).to(batch.device)
@@ -110,9 +110,9 @@ class Noise:
             self.seed = int(drawn[0])
         if not isinstance(self.seed, list):
             return [self.seed] * len(places.rows)
-        if len(self.seed) != places.count:
+        if len(self.seed) != places.total:
             raise ValueError(
-                f"seed: {len(self.seed)} values for {places.count} systems; give one or one each"
+                f"seed: {len(self.seed)} values for {places.total} systems; give one or one each"
             )
         return [self.seed[row] for row in places.rows]
 

@@ -34,12 +34,12 @@ class Places(NamedTuple):
     ----------
     rows
         One for each system.
-    count
-        Of all values.
+    total
+        Number of values.
     """
 
     rows: np.ndarray
-    count: int
+    total: int
 
 
 def parameter_rows(
@@ -116,7 +116,7 @@ class PerSystemParameters:
         value, places = getattr(self, name), self.places(batch)
         if isinstance(value, Schedule):
             return value(*_beginning(name, value, batch, places))
-        return parameter_rows(name, value, places.rows, batch.device, places.count)
+        return parameter_rows(name, value, places.rows, batch.device, places.total)
 
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch.
@@ -160,7 +160,7 @@ class PerSystemParameters:
             values, level = value.values.to(batch["positions"]), Level.NODE
         elif name in state or not isinstance(value, (int, float, type(None))):
             places = self.places(batch)
-            values = parameter_rows(name, value, places.rows, batch.device, places.count)
+            values = parameter_rows(name, value, places.rows, batch.device, places.total)
         else:
             return
         self._drop_schedule(state, name)
@@ -214,7 +214,7 @@ def _beginning(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the time at which a schedule begins, and what its function is given, (B, 1)."""
     columns = {
-        key: parameter_rows(f"{key} of {name}", value, places.rows, batch.device, places.count)
+        key: parameter_rows(f"{key} of {name}", value, places.rows, batch.device, places.total)
         for key, value in schedule.columns.items()
     }
     return torch.zeros(len(batch), 1, dtype=torch.float64, device=batch.device), columns

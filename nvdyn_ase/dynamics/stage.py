@@ -85,7 +85,7 @@ class Stage:
         new["status"] = torch.full_like(new["status"], engine.exit_status - 1)
         new["outcome"] = torch.full_like(new["outcome"], int(Outcome.ACTIVE))
         first_step = new["steps"]
-        state = engine.fresh_state(new, Places(places.rows[rows], places.count))
+        state = engine.fresh_state(new, Places(places.rows[rows], places.total))
         if self.batch is not None and len(self.rows):
             states = [engine.state, state]
             engine.align_states(states)
@@ -134,7 +134,7 @@ class Stage:
             for level, index in ((Level.SYSTEM, rows), (Level.NODE, atoms))
         }
         self._known = {}
-        self.engine._places = Places(places.rows[rows], places.count)
+        self.engine._places = Places(places.rows[rows], places.total)
         if self.engine._batch is not part or self.engine.state is not state:
             self.engine.follow(part, state, None)
 
@@ -148,7 +148,8 @@ class Stage:
     def changed(self) -> list[str]:
         """Return the fields of the part that are no longer what the whole was told."""
         part, fields = self.part, []
-        for key in part.keys():
+        keys = part.keys()
+        for key in keys:
             held = self._known.get(key)
             deferred = part.deferred(key) is not None
             if deferred or held is None or not _is(part[key], held):

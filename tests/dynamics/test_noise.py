@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nvdyn_ase.dynamics import ConvergenceHook, Langevin
-from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.noise import Noise
+from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.philox import (
     Rows,
     normal,

@@ -92,7 +92,9 @@ class Andersen(HasNoise, BaseDynamics):
         super().__init__(model, **engine)
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
-        return template_batch.like(system=self.noise.fields(template_batch, self.places(template_batch)))
+        return template_batch.like(
+            system=self.noise.fields(template_batch, self.places(template_batch))
+        )
 
     def pre_update(self, batch: Batch) -> None:
         """Half a kick, the collisions, and the drift."""

@@ -143,7 +143,9 @@ class LangevinBAOAB(HasNoise, BaseDynamics):
             # As in ASE the force on a cell is that before the last half kick of the atoms.
             system["kinetic"] = kinetic_tensor(template_batch)
         self._complete(system, template_batch)
-        state = template_batch.like(system=system | self.noise.fields(template_batch, self.places(template_batch)))
+        state = template_batch.like(
+            system=system | self.noise.fields(template_batch, self.places(template_batch))
+        )
         self._put_coefficients(state, template_batch)
         return state
 

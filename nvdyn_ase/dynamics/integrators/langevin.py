@@ -96,7 +96,9 @@ class Langevin(HasNoise, BaseDynamics):
             raise StructureError(row, "fixcm=True needs at least two atoms; use fixcm=False")
         zero = torch.zeros_like(template_batch["positions"])
         node = {"rnd_pos": zero, "rnd_vel": zero}
-        return template_batch.like(node=node, system=self.noise.fields(template_batch, self.places(template_batch)))
+        return template_batch.like(
+            node=node, system=self.noise.fields(template_batch, self.places(template_batch))
+        )
 
     def _init_state(self, batch: Batch) -> None:
         super()._init_state(batch)
