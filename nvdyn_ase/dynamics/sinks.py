@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.together import put_together
 
 
 class DataSink(ABC):
@@ -80,7 +82,10 @@ class HostMemory(DataSink):
         return sum(len(part) for part in self._parts)
 
     def write(self, batch: Batch, mask: Bool[Tensor, " B"] | None = None) -> None:
-        """Take a copy of the systems, or of the masked ones; pairs of atoms are left out."""
+        """Take a copy of the systems, or of the masked ones.
+
+        Pairs of atoms are left out if a neighbour list keeps them; those of the user's own stay.
+        """
         if mask is None:
             mask = torch.ones(len(batch), dtype=torch.bool)
         if mask.shape != (len(batch),):
@@ -90,17 +95,20 @@ class HostMemory(DataSink):
             raise RuntimeError(
                 f"{len(part)} systems do not fit: {len(self)} of {self.capacity} places are taken"
             )
-        part.set_edges({}, [0] * len(part))
+        if batch.neighbors is not None:
+            part.set_edges({}, [0] * len(part))
         if len(part):
             self._parts.append(part.cpu())
 
     def read(self) -> Batch:
-        """Return everything, and keep it; RuntimeError if there is nothing."""
+        """Return everything, and keep it; RuntimeError if there is nothing.
+
+        A field that only some systems have is NaN for the others or, where there is no NaN, zero,
+        unless it declares a default.
+        """
         if not self._parts:
             raise RuntimeError("the sink is empty")
-        whole = self._parts[0].clone()
-        for part in self._parts[1:]:
-            whole.append(part)
+        whole = put_together(self._parts, np.arange(len(self)))
         self._parts = [whole]
         return whole
 
