@@ -13,7 +13,7 @@ from nvdyn_ase.dynamics import BaseDynamics, HookStageEnum
 
 
 class Bar:
-    """A progress bar over a stream of structures.
+    """A progress bar over a stream of structures: how many are done, how fast, how long still.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Bar:
         self._shown = progress == "always" or (progress and _somebody_looks())
         self._total = len(structures) if isinstance(structures, Sized) else None
         self._bar: Any = None
-        self._done = self._failed = 0
+        self._active = self._failed = 0
 
     def __enter__(self) -> None:
         """Show the bar."""
@@ -46,37 +46,37 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def watch(self, engine: BaseDynamics | None, size: int) -> None:
-        """Follow an engine that starts with so many structures."""
-        if self._bar is not None and engine is not None:
-            engine.register_hook(_WithinBatch(self, size))
+    def watch(self, engine: BaseDynamics) -> None:
+        """Show how many systems an engine is moving."""
+        if self._shown:
+            engine.register_hook(_Active(self))
 
-    def show(self, more: int) -> None:
-        """Show so many structures beyond those of the batches that are done."""
-        self._bar.update(self._done + more - self._bar.n)
-
-    def count(self, results: Iterable[Result]) -> None:
-        """Count a batch that is done."""
-        for result in results:
-            self._done += 1
-            self._failed += result.outcome.failed
+    def count(self, result: Result) -> None:
+        """Count a structure that is done."""
+        self._failed += result.outcome.failed
         if self._bar is not None:
-            self._bar.set_postfix(failed=self._failed, refresh=False)
-            self.show(0)
+            self.say()
+            self._bar.update(1)
+
+    def say(self, active: int | None = None) -> None:
+        """Show the number of systems being moved, and of failures."""
+        self._active = self._active if active is None else active
+        if self._bar is not None:
+            self._bar.set_postfix(active=self._active, failed=self._failed, refresh=False)
 
 
-class _WithinBatch:
-    """A hook that moves a bar within a batch."""
+class _Active:
+    """A hook that tells a bar how many systems there are; the host knows that."""
 
     stage = HookStageEnum.AFTER_STEP
     frequency = 10
 
-    def __init__(self, bar: Bar, size: int) -> None:
-        self._bar, self._size = bar, size
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
 
     def __call__(self, batch: Batch, dynamics: BaseDynamics) -> None:
-        """Count those that have left the engine's batch, without waiting for the device."""
-        self._bar.show(self._size - len(batch))
+        """Tell it."""
+        self._bar.say(len(batch))
 
 
 def _somebody_looks() -> bool:

@@ -89,6 +89,8 @@ class BaseDynamics(InflightBatching, ForwardPass):
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     entry_status = 0
+    #: The step that has begun and not ended.
+    begun: Rollback | None = None
     #: The fused run that this engine is a stage of.
     whole: "BaseDynamics | None" = None
 
@@ -376,6 +378,9 @@ class BaseDynamics(InflightBatching, ForwardPass):
         batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
         code = self._code(outcome, status)
         batch["outcome"] = torch.where(leaving.view(-1, 1), code, batch["outcome"])
+        step = self.begun if self.whole is None else self.whole.begun
+        if outcome.failed and step is not None:
+            step.put_back(batch, leaving.view(-1, 1), self._mutable_fields)
 
     def _code(self, value: int, like: Tensor) -> Tensor:
         """Return a number on the device, made once: as a Python number it costs two operations."""

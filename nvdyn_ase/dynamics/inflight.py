@@ -141,6 +141,9 @@ class InflightBatching:
     def newcomers(self, staying: Batch) -> Batch | None:
         """Return systems that fit beside those that stay; None if there are none."""
         sampler = self.sampler
+        if hasattr(sampler, "request_batch"):  # one that takes many at a time
+            batch = sampler.request_batch(sampler.share(staying))
+            return None if batch is None else self._prepared(batch)
         atoms = _room(sampler.max_atoms) - staying.num_nodes
         edges = _room(sampler.max_edges) - self._edges(_ids(staying), staying.num_edges_list)
         places = _room(sampler.max_batch_size) - len(staying)
@@ -332,8 +335,12 @@ class InflightSystems(ActiveSystems):
         due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
         if not due or not self._may_exchange(frozen):
             return None
-        if not is_worth_a_new_batch(before, frozen, _REFILL):
+        # Whom the model has failed on would be asked about again in each step.
+        urgent = engine.splitting is not None and engine.splitting.troubled
+        if not urgent and not is_worth_a_new_batch(before, frozen, _REFILL):
             return None
+        if engine.splitting is not None:
+            engine.splitting.troubled = False
         ids = before["system_id"].view(-1).cpu().numpy()
         self.home = self.batch = engine.active_batch = engine.exchange(before, frozen)
         if self.batch is before:

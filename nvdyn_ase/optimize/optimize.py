@@ -1,9 +1,10 @@
 """What ASE's ``ase.optimize.optimize`` has, and what the optimizers here have in common."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import ase
@@ -41,6 +42,8 @@ class OptimizerFacade(EngineFacade):
 
     _fmax: Any = None
     _constants: ClassVar[tuple[str, ...]] = ()  # parameters that a restart file does not overrule
+    #: What else has to be below a limit than ``fmax``, with the limit by default.
+    _further_limits: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     @property
     def fmax(self) -> Any:
