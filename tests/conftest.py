@@ -5,6 +5,7 @@
 
 import os
 
+import jaxtyping
 import numba
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -15,6 +16,7 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("searching", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+jaxtyping.jaxtyped = tests.shapes.economical(jaxtyping.jaxtyped)
 # The import hook wraps functions innermost, where numba would have to compile the wrapper.
 numba.njit = tests.shapes.unwrapping(numba.njit)
 install_import_hook("nvdyn_ase", f"{tests.shapes.__name__}.{tests.shapes.checked.__name__}")
