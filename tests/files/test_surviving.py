@@ -1,0 +1,340 @@
+"""A file may be cut off at any byte, and the process killed at any moment."""
+
+import errno
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+
+import ase.db
+import ase.io
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nvdyn_ase.files.database
+from nvdyn_ase.files import INDEX, DamagedFileError, TrajectoryFile
+from nvdyn_ase.files.ulm_items import find_items
+from tests.files.written import KINDS, STREAMS, assert_kept, contents, marks, some, write
+
+WHOLE = some(6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return {kind: write(kind, folder / f"whole.{kind}", WHOLE).read_bytes() for kind in STREAMS}
+
+
+def ends(kind, folder):
+    """Return the sizes of a file after each structure."""
+    path = folder / f"ends.{kind}"
+    path.unlink(missing_ok=True)
+    sizes = []
+    for index, atoms in enumerate(WHOLE):
+        write(kind, path, [atoms], first=index)
+        sizes.append(path.stat().st_size)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@settings(max_examples=40)
+@given(share=st.floats(0, 1))
+def test_a_file_cut_anywhere_goes_on_and_ends_with_each_once(folder, whole, kind, share):
+    path = folder / f"cut.{kind}"
+    size = int(share * len(whole[kind]))
+    path.write_bytes(whole[kind][:size])
+    file = KINDS[kind](path)
+    done = [own[INDEX] for own in file.recover()]
+    assert done == list(range(len(done)))
+    for index in range(len(done), len(WHOLE)):
+        file.add(WHOLE[index], marks(index))
+    file.close()
+    found = contents(kind, path)
+    assert sorted(found) == list(range(len(WHOLE)))
+    for index, atoms in enumerate(WHOLE):
+        assert_kept(found[index], atoms, decimals=kind == "extxyz")
+    assert len(ase.io.read(path, ":")) == len(WHOLE)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_only_what_was_cut_is_lost(folder, kind):
+    sizes = ends(kind, folder)
+    data = (folder / f"ends.{kind}").read_bytes()
+    path = folder / f"cut.{kind}"
+    for count, size in enumerate(sizes[:-1], 1):
+        for more in (1, 10, (sizes[count] - size) // 2, sizes[count] - size - 1):
+            path.write_bytes(data[: size + more])
+            assert len(KINDS[kind](path).recover()) in (count, count + (kind == "traj"))
+            assert len(KINDS[kind](path).recover()) >= count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_takes_the_place_of_an_older_one_of_its_index(tmp_path, kind):
+    path = tmp_path / "a"
+    write(kind, path, WHOLE[:4])
+    file = KINDS[kind](path)
+    file.recover()
+    file.add(WHOLE[4], marks(1, "budget"))
+    file.add(WHOLE[5], marks(1, "error"))
+    file.settle()
+    file.add(WHOLE[4], marks(4))
+    file.close()
+    file = KINDS[kind](path)
+    assert {own[INDEX]: own["relax_outcome"] for own in file.recover()} == {
+        **dict.fromkeys(range(5), "converged"),
+        1: "error",
+    }
+    file.close()
+    assert_kept(contents(kind, path)[1], WHOLE[5], decimals=kind == "extxyz")
+    if kind != "db":
+        assert list(contents(kind, path)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_another_kind_are_left_alone(tmp_path, kind):
+    path = tmp_path / "a"
+    path.write_bytes(b"a shopping list\n" * 10)
+    with pytest.raises((DamagedFileError, OSError)):
+        KINDS[kind](path).recover()
+    assert path.read_bytes() == b"a shopping list\n" * 10
+
+
+def test_damage_in_the_middle_of_a_text_is_left_alone(tmp_path, whole):
+    path = tmp_path / "a"
+    data = whole["extxyz"].replace(b"\nAu", b"", 1)
+    path.write_bytes(data)
+    with pytest.raises(DamagedFileError, match="structure 1"):
+        KINDS["extxyz"](path).recover()
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [1, 2, 41, 42, 43, 60])
+def test_the_table_of_a_trajectory_grows(tmp_path, size):
+    path = tmp_path / "a"
+    write("traj", path, WHOLE[:1] * size)
+    data = path.read_bytes()
+    for lost in (1, 9, 500, len(data) // 2):
+        path.write_bytes(data[:-lost])
+        left = len(TrajectoryFile(path).recover())
+        write("traj", path, WHOLE[:1] * (size - left), first=left)
+        assert len(contents("traj", path)) == size
+
+
+def test_a_trajectory_that_is_whole_is_not_searched(tmp_path, monkeypatch):
+    path = write("traj", tmp_path / "a", WHOLE)
+    monkeypatch.setattr("nvdyn_ase.files.ulm_items._searched", None)
+    with path.open("rb") as file:
+        items = find_items(file, path.stat().st_size)
+    assert items.is_whole
+    assert len(items.offsets) == len(WHOLE)
+
+
+# -------------------------------------------------------------------- a full disk
+
+
+def fill_up(file, kind, monkeypatch):
+    """Let the file take part of what is written next, and no more."""
+    if kind == "extxyz":
+        real = file._file
+
+        class Full:
+            def write(self, data):
+                if len(data) < 60:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real.write(data[:50])
+
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+        monkeypatch.setattr(file, "_file", Full())
+    elif kind == "traj":
+
+        def sync(self):
+            self.fd.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("ase.io.ulm.Writer.sync", sync)
+    else:
+        connection = file._connected().connection
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_is_an_error_and_the_file_is_as_it_was(tmp_path, monkeypatch, kind):
+    path = tmp_path / "a"
+    file = KINDS[kind](path)
+    file.recover()
+    for index in range(3):
+        file.add(WHOLE[index], marks(index))
+    file.flush()
+    with monkeypatch.context() as patch:
+        fill_up(file, kind, patch)
+        with pytest.raises(OSError, match="No space|full"):
+            for index in range(3, 60):
+                file.add(WHOLE[2], marks(index))
+    for index in range(3, 6):  # somebody made room
+        file.add(WHOLE[index], marks(index))
+    file.close()
+    found = contents(kind, path)
+    assert sorted(found) == list(range(6))
+    for index, atoms in enumerate(WHOLE):
+        assert_kept(found[index], atoms, decimals=kind == "extxyz")
+
+
+LIMITED = """
+    import resource, sys
+    from tests.files.written import KINDS, marks, some
+    kind, path = sys.argv[1:]
+    file = KINDS[kind](path)
+    file.recover()
+    structures = some(5)
+    file.add(structures[0], marks(0))
+    file.flush()
+    size = file.path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3000, size + 3000))
+    try:
+        for index in range(1, 10000):
+            file.add(structures[index % 5], marks(index))
+    except OSError as error:
+        print(index)
+"""
+
+
+@pytest.mark.parametrize(
+    "kind", ["db", *(pytest.param(k, marks=pytest.mark.slow) for k in STREAMS)]
+)
+def test_a_limit_on_the_size_of_files(tmp_path, kind):
+    """The nearest to a full disk that needs no other rights: the system itself refuses."""
+    path = tmp_path / "a"
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIMITED), kind, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    written = int(run.stdout)
+    found = contents(kind, path)
+    assert sorted(found) == list(range(len(found)))
+    assert 1 <= len(found) <= written
+    if kind != "db":
+        assert len(found) == written
+
+
+# -------------------------------------------------------------------- kill -9
+
+KILLED = """
+    import sys
+    import nvdyn_ase.files.database as database
+    from tests.files.written import KINDS, marks, some
+    kind, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    database.ROWS_PER_COMMIT = 7
+    structures = some(5)
+    file = KINDS[kind](path)
+    done = {own["input_index"] for own in file.recover()}
+    for index in range(count):
+        if index not in done:
+            file.add(structures[index % 5], marks(index))
+            print(index, flush=True)
+    file.close()
+    print("end", flush=True)
+"""
+
+
+def killed_after(kind, path, count, lines):
+    """Write in another process that is killed after some lines; return what it said."""
+    code = textwrap.dedent(KILLED)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, kind, str(path), str(count)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line.strip())
+            if len(said) == lines:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    return said
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [("db", 2), ("extxyz", 1), ("traj", 1)]
+    + [pytest.param(kind, 20, marks=pytest.mark.slow) for kind in KINDS],
+)
+def test_killed_again_and_again_each_is_there_once(tmp_path, kind, kills):
+    path, count, rng = tmp_path / "a", 120, random.Random(kills)
+    for _ in range(kills):
+        killed_after(kind, path, count, rng.randint(1, 2 + 100 // kills))
+    assert killed_after(kind, path, count, -1)[-1] == "end"
+    found = contents(kind, path)
+    assert sorted(found) == list(range(count))
+    structures = some(5)
+    for index, atoms in found.items():
+        assert_kept(atoms, structures[index % 5], decimals=kind == "extxyz")
+
+
+# -------------------------------------------------------------------- databases
+
+
+def test_rows_are_committed_by_number_and_time(tmp_path, monkeypatch):
+    def committed():
+        with sqlite3.connect(path) as connection:
+            return connection.execute("SELECT COUNT(*) FROM systems").fetchone()[0]
+
+    path = tmp_path / "a.db"
+    file = KINDS["db"](path)
+    file.recover()
+    monkeypatch.setattr(nvdyn_ase.files.database, "ROWS_PER_COMMIT", 3)
+    for index in range(5):
+        file.add(WHOLE[0], marks(index))
+    assert committed() == 3
+    monkeypatch.setattr(nvdyn_ase.files.database, "SECONDS_PER_COMMIT", 0.0)
+    file.add(WHOLE[0], marks(5))
+    assert committed() == 6
+    monkeypatch.undo()
+    file.add(WHOLE[0], marks(6))
+    assert committed() == 6
+    file.flush()
+    assert committed() == 7
+    file.close()
+
+
+def test_a_database_belongs_to_the_thread_that_writes(tmp_path):
+    """It may be looked into before, by another one."""
+    file = KINDS["db"](tmp_path / "a.db")
+    assert file.recover() == []
+
+    def work():
+        file.add(WHOLE[0], marks(0))
+        file.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert list(contents("db", tmp_path / "a.db")) == [0]
+
+
+def test_a_lock_that_somebody_left_does_not_hang(tmp_path):
+    path = tmp_path / "a.db"
+    path.with_name("a.db.lock").touch()
+    write("db", path, WHOLE[:1])
+    assert list(contents("db", path)) == [0]
+
+
+def test_what_a_database_is_about(tmp_path):
+    path = tmp_path / "a.db"
+    file = KINDS["db"](path)
+    file.recover()
+    file.tell({"model": "emt"})
+    file.add(WHOLE[0], marks(0))
+    file.close()
+    assert ase.db.connect(path).metadata == {"model": "emt"} == KINDS["db"](path).told()
