@@ -37,7 +37,8 @@ def provenance(
     method
         What is done, as ``"relax"``.
     parameters
-        Its parameters by name: numbers, texts, lists. What only concerns speed does not belong here.
+        Its parameters by name: numbers, texts, lists. What only concerns speed does not belong
+        here.
     model
         The model; None if each structure has its own.
     inputs

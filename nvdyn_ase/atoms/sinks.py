@@ -22,18 +22,19 @@ from nvdyn_ase.files import DatabaseFile, ExtxyzFile, StructureFile, TrajectoryF
 _MARKS = ("system_id", "status", "steps", "evaluations", "outcome", "fmax")
 
 
-class _FileSink(DataSink):
-    """Writes systems to a file, and goes on with one that is there.
+class FileSink(DataSink):
+    """What the sinks that write ``ase.Atoms`` have in common.
 
-    Each is written as :meth:`nvdyn_ase.data.AtomicData.to_atoms` gives it, with energy, forces and
-    stress, constraints and ``info``. What the format has no place for is kept in
+    A system is written as :func:`nvdyn_ase.atoms.to_atoms` gives it, with energy, forces and
+    stress, constraints and ``info``; what the format has no place for is kept in
     ``info["nvdyn_ase"]``. ``system_id``, ``status``, ``steps``, ``evaluations``, ``outcome`` and
-    ``fmax`` are written beside it under these names. What was written survives the death of the
-    process, even in the middle of a system: what is half there is dropped when the file is opened
-    again.
+    ``fmax`` are written beside it under these names.
 
-    :meth:`read` gives a batch of what is in the file, as ``from_atoms`` makes it, with the results
-    and the fields above. Fields per system that a user added are in ``info``.
+    A file that is there is gone on with. What was written survives the death of the process, also
+    in the middle of a system: what is half there is dropped when the file is opened again.
+
+    :meth:`read` gives a batch as ``from_atoms`` makes it, with the results and the fields above.
+    Fields per system that a user added are in ``info`` then.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ class _FileSink(DataSink):
         for row, atoms in enumerate(batch_to_atoms(part)):
             self._file.add(atoms, {key: column[row] for key, column in columns.items()})
             self._count += 1
-        self._file.flush()
+        self._file.commit()
 
     def read(self) -> Batch:
         """Return everything, and keep it; RuntimeError if there is nothing."""
@@ -127,34 +128,30 @@ class _FileSink(DataSink):
         self._file.close()
 
 
-class TrajectorySink(_FileSink):
-    __doc__ = (_FileSink.__doc__ or "").replace(
-        "Writes systems to a file, and goes on with one that is there.",
-        "Writes systems to a ``.traj`` file, every number as it is.",
-    )
+class TrajectorySink(FileSink):
+    """Writes systems to a ``.traj`` file, every number as it is; see :class:`FileSink`."""
+
     _kind = TrajectoryFile
 
 
-class ExtxyzSink(_FileSink):
-    __doc__ = (_FileSink.__doc__ or "").replace(
-        "Writes systems to a file, and goes on with one that is there.",
-        """Writes systems to an extended xyz file, which other programs read too.
+class ExtxyzSink(FileSink):
+    """Writes systems to an extended xyz file, which other programs read; see :class:`FileSink`.
 
-    ``ase.io`` writes columns with eight decimals: positions, momenta, forces, charges and masses are
-    rounded by up to 5e-9. Energy, cell, stress and other numbers of ``info`` are exact.""",
-    )
+    ``ase.io`` writes columns with eight decimals: positions, momenta, forces, charges and masses
+    are rounded by up to 5e-9. Energy, cell, stress and other numbers of ``info`` are exact.
+    """
+
     _kind = ExtxyzFile
 
 
-class DatabaseSink(_FileSink):
-    __doc__ = (_FileSink.__doc__ or "").replace(
-        "Writes systems to a file, and goes on with one that is there.",
-        """Writes systems to an ``ase.db`` in SQLite, every number as it is.
+class DatabaseSink(FileSink):
+    """Writes systems to an ``ase.db`` in SQLite, every number as it is; see :class:`FileSink`.
 
-    What is written beside a system can be searched for, as ``db.select(outcome=1)``; only ``fmax`` is
-    among the data of the row. A call of :meth:`write` is a transaction. The sink belongs to the
-    thread that writes.""",
-    )
+    What is written beside a system can be searched for, as ``db.select(outcome=1)``; only ``fmax``
+    is among the data of the row. Each call of :meth:`write` is a transaction. The sink belongs to
+    the thread that writes.
+    """
+
     _kind = DatabaseFile
 
 

@@ -1,9 +1,9 @@
 """A checkpoint: batches and facts in one file, from which a run goes on bit for bit.
 
 The file is a numpy archive (``.npz``) with a JSON header and the bytes of every tensor. Reading it
-never runs code that it holds: there is no pickle in it and none is taken, where ``torch.load``, also
-with ``weights_only=True``, interprets one and does not know all types of tensors. Each part carries a
-checksum, so that a damaged file is noticed.
+never runs code that it holds: there is no pickle in it and none is taken, where ``torch.load``,
+also with ``weights_only=True``, interprets one and does not know all types of tensors. Each part
+carries a checksum, so that a damaged file is noticed.
 """
 
 import json
@@ -37,8 +37,8 @@ def write_checkpoint(
         The file.
     batches
         By name. Kept are sizes, fields of all levels and types bit for bit, and their defaults;
-        deferred fields are computed, except pairs that nobody has read. ``constraints`` and ``host``
-        are objects, and come from the input again.
+        deferred fields are computed, except pairs that nobody has read. ``constraints`` and
+        ``host`` are objects, and come from the input again.
     facts
         What else there is to know, by name: anything that JSON holds.
 

@@ -39,8 +39,9 @@ class DatabaseFile(StructureFile):
 
     Rows are added in transactions, which end at :meth:`flush`, when there are a thousand rows in
     them, or after five seconds. If the process dies, the database is as it was after the last one.
-    Of an ``info`` as ``ase.db`` gives it, ``key_value_pairs`` are those of the row too, ``data`` are
-    part of its data, and ``unique_id`` is the key ``input_unique_id``. See :class:`StructureFile`.
+    Of an ``info`` as ``ase.db`` gives it, ``key_value_pairs`` are those of the row too, ``data``
+    are part of its data, and ``unique_id`` is the key ``input_unique_id``. See
+    :class:`StructureFile`.
     """
 
     form = "db"
@@ -111,8 +112,12 @@ class DatabaseFile(StructureFile):
             self._database.connection.close()
             self._database = None
 
+    def commit(self) -> None:
+        """End the transaction."""
+        self.flush()
+
     def flush(self) -> None:
-        """Commit, which also has everything on the disk."""
+        """End the transaction, which also has everything on the disk."""
         if self._database is None:
             return
         try:
@@ -211,7 +216,7 @@ def _fields(atoms: ase.Atoms, extras: Extras) -> dict[str, Any]:
         for name, array in arrays.items()
     }
     extras.take_displacement(atoms)
-    constraints = extras.take_constraints(atoms.constraints, True)
+    constraints = extras.take_constraints(atoms.constraints)
     fields |= {"unique_id": uuid.uuid4().hex, "ctime": now(), "user": os.getenv("USER")}
     fields |= {"cell": atoms.cell.array, "pbc": atoms.pbc}
     fields["constraints"] = [constraint.todict() for constraint in constraints]
@@ -265,11 +270,9 @@ def _is_key(key: str) -> bool:
 
 def _is_word(value: str) -> bool:
     """Say whether a text is taken for one: ASE refuses texts that could be numbers."""
-    return (
-        value[:1].isalpha()
-        and not value.lower().startswith(("n", "i", "t", "f"))
-        or _passes({"key": value})
-    )
+    # No number and no flag begins with any other letter.
+    plain_word = value[:1].isalpha() and not value.lower().startswith(("n", "i", "t", "f"))
+    return plain_word or _passes({"key": value})
 
 
 def _passes(pairs: dict[str, Any]) -> bool:

@@ -64,13 +64,12 @@ class Extras:
             self._keep("results", name, np.asarray(results[name]))
         return fitting
 
-    def take_constraints(self, constraints: Iterable[Any], fit: bool) -> list[Any]:
-        """Return the constraints that can be written, if they fit; keep them otherwise."""
+    def take_constraints(self, constraints: Iterable[Any], are_exact: bool = True) -> list[Any]:
+        """Return the constraints that can be written; keep them too if the format changes them."""
         able = [own for own in constraints if _can_be_told(own, self._form)]
-        if fit or not able:
-            return able
-        self._kept["constraints"] = [own.todict() for own in able]
-        return []
+        if not are_exact and able:
+            self._kept["constraints"] = [own.todict() for own in able]
+        return able
 
     def take_displacement(self, atoms: ase.Atoms) -> None:
         """Keep the displacement of the cell, for which no format has a place."""

@@ -14,7 +14,7 @@ import ase.io
 import numpy as np
 from ase.calculators.calculator import all_properties
 from ase.constraints import FixAtoms
-from ase.io.extxyz import key_val_str_to_dict, read_xyz
+from ase.io.extxyz import read_xyz
 
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
 from nvdyn_ase.files.frames import frames
@@ -25,9 +25,9 @@ from nvdyn_ase.replacing import replacing
 class ExtxyzFile(StructureFile):
     """An extended xyz file: text, which other programs read too.
 
-    ``ase.io`` writes columns, that is positions, forces, momenta and arrays, with eight decimals, so
-    that they are rounded by up to 5e-9; numbers in the comment line, as energy, cell and stress, are
-    exact. See :class:`StructureFile`.
+    ``ase.io`` writes columns, that is positions, forces, momenta and arrays, with eight decimals,
+    so that they are rounded by up to 5e-9; numbers in the comment line, as energy, cell and stress,
+    are exact. See :class:`StructureFile`.
     """
 
     form = "extxyz"
@@ -152,8 +152,8 @@ def as_text(atoms: ase.Atoms, marks: Mapping[str, Any]) -> bytes:
     fitted.arrays["positions"] = np.asarray(atoms.positions, float)
     texts = {key: _quoted(value) for key, value in atoms.info.items() if _is_info_name(key)}
     own = extras.take_info(atoms.info, marks, lambda key, value: texts.get(key) is not None)
-    only_held = all(type(constraint) is FixAtoms for constraint in atoms.constraints)
-    fitted.constraints = extras.take_constraints(atoms.constraints, only_held)
+    are_exact = _is_one_mask(atoms.constraints)
+    fitted.constraints = extras.take_constraints(atoms.constraints, are_exact)
     extras.take_displacement(atoms)
     fitted.info = {key: _quoted(value) for key, value in marks.items()}
     fitted.info |= {key: texts[key] for key in own}
@@ -189,6 +189,14 @@ def _is_column(name: str, array: np.ndarray) -> bool:
     return array.dtype.kind == "b" or array.dtype == np.float64
 
 
+def _is_one_mask(constraints: list[Any]) -> bool:
+    """Say whether constraints are read as they are from a column that says what may move."""
+    if len(constraints) != 1 or type(constraints[0]) is not FixAtoms:
+        return False
+    index = np.asarray(constraints[0].index)
+    return bool(len(index) and index[0] >= 0 and (np.diff(index) > 0).all())
+
+
 def _is_info_name(key: Any) -> bool:
     return isinstance(key, str) and key not in _NOT_INFO and _NAME.fullmatch(key) is not None
 
@@ -199,15 +207,22 @@ def _quoted(value: Any) -> Any:
         return value
     if isinstance(value, int) and abs(value) < 2**63:
         return value
-    if isinstance(value, str):
-        if _SAFE.fullmatch(value) and not _UNSAFE.match(value) and value == value.strip():
-            return value
-    elif isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 1:
-        if value.dtype.kind in "bif":
-            return value
+    if _is_safe_text(value) or _is_vector(value):
+        return value
     try:
         value = plain(value, arrays=False)
         np.array(value)  # the reader does this, and lists of lists of several lengths are too much
     except (TypeError, ValueError):
         return None
     return f"_JSON {json.dumps(value)}".replace("\\", "\\\\")
+
+
+def _is_safe_text(value: Any) -> bool:
+    if not isinstance(value, str) or value != value.strip():
+        return False
+    return _SAFE.fullmatch(value) is not None and not _UNSAFE.match(value)
+
+
+def _is_vector(value: Any) -> bool:
+    vector = isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 1
+    return vector and value.dtype.kind in "bif"

@@ -81,6 +81,9 @@ class StructureFile(ABC):
             :meth:`flush`.
         """
 
+    def commit(self) -> None:  # noqa: B027 (most formats have nothing to do)
+        """Have everything survive the death of the process, as it does anyway in most formats."""
+
     @abstractmethod
     def flush(self) -> None:
         """Have everything on the disk, so that it survives a loss of power."""

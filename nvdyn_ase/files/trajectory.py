@@ -126,7 +126,7 @@ def whole_items(path: Path, file: BinaryIO, size: int) -> tuple[TrajectoryReader
         raise DamagedFileError(f"{path} is not a trajectory of ASE")
     if not items.offsets:
         return None, items.is_whole
-    return TrajectoryReader(Mended(file, items, size)), items.is_whole
+    return TrajectoryReader(file if items.is_whole else Mended(file, items, size)), items.is_whole
 
 
 def _marks(info: Any) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def fitted(atoms: ase.Atoms, marks: Mapping[str, Any]) -> ase.Atoms:
     twin = copy.copy(atoms)
     twin.arrays = extras.take_arrays(atoms.arrays, _has_place)
     twin.info = dict(marks) | extras.take_info(atoms.info, marks, _is_entry)
-    twin.constraints = extras.take_constraints(atoms.constraints, True)
+    twin.constraints = extras.take_constraints(atoms.constraints)
     extras.take_displacement(atoms)
     if (rest := extras.text()) is not None:
         twin.info[KEY] = rest

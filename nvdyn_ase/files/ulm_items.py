@@ -1,10 +1,11 @@
 """Where the items of a ulm file are, as ``.traj`` is one, also of one that is cut off or damaged.
 
-A ulm file begins with a header: a magic text, a tag, a version, the number of items and the place of
-a table of their places. An item is its arrays and then, at the place that the table says, the length
-of a JSON text and the text, which says where the arrays are. The table moves to the end of the file
-whenever it grows. A process that is killed leaves a consistent file, with something behind the last
-item at most; a file that is cut may have lost its table, and then the texts are searched for.
+A ulm file begins with a header: a magic text, a tag, a version, the number of items and the place
+of a table of their places. An item is its arrays and then, at the place that the table says, the
+length of a JSON text and the text, which says where the arrays are. The table moves to the end of
+the file whenever it grows. A process that is killed leaves a consistent file, with something behind
+the last item at most; a file that is cut may have lost its table, and then the texts are searched
+for.
 """
 
 import io
@@ -54,8 +55,8 @@ def find_items(file: BinaryIO, size: int) -> Items | None:
     listed = _listed(file, size, head)
     if listed is not None:
         ends = [_end_of_item(file, offset, size) for offset in listed[-1:]]
-        if all(ends):
-            return Items(listed, True, max([_HEADER + 8, *map(int, ends)]))
+        if None not in ends:
+            return Items(listed, True, max(_HEADER + 8, *(end or 0 for end in ends), 0))
     found = list(_searched(file, size))
     return Items([offset for offset, _ in found], False, found[-1][1] if found else 0)
 
@@ -98,7 +99,7 @@ def _searched(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
                 continue
             length = int(np.frombuffer(whole[offset : offset + 8], "<i8")[0])
             end = offset + 8 + length
-            if 2 <= length and end <= size and _is_text(whole[offset + 8 : end]):
+            if length >= 2 and end <= size and _is_text(whole[offset + 8 : end]):
                 yield offset, end
                 free = end
 

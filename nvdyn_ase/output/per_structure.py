@@ -13,12 +13,11 @@ from nvdyn_ase.files import INDEX
 from nvdyn_ase.output.result_file import ResultFile
 
 
-
 class FilePerStructure(ResultFile):
     """A file for every structure, with its index in the name.
 
-    Each is written under the name with ``partial`` for the index, and gets its own when it is whole:
-    what there is under a number is done.
+    Each is written under the name with ``partial`` for the index, and gets its own when it is
+    whole: what there is under a number is done.
     """
 
     def existing(self) -> list[Path]:

@@ -36,9 +36,9 @@ class ResultFile:
     """One file for all structures, under another name until it is complete.
 
     Until :meth:`close`, and for ever if something stops the command, it is called
-    ``NAME.partial.EXT``, so that a file without ``.partial`` is complete. Whatever stops the command,
-    ``kill -9`` included, ``open(resume=True)`` finds what is in it, drops a half-written last
-    structure, and goes on. The order of the file is that in which structures are written; each
+    ``NAME.partial.EXT``, so that a file without ``.partial`` is complete. Whatever stops the
+    command, ``kill -9`` included, ``open(resume=True)`` finds what is in it, drops a half-written
+    last structure, and goes on. The order of the file is that in which structures are written; each
     carries the mark ``input_index``. Compressed files are compressed when they are complete.
 
     After :meth:`open` everything is for one thread, which may be another one.
@@ -84,7 +84,7 @@ class ResultFile:
         return set(self._outcomes)
 
     def outcomes(self) -> dict[int, str]:
-        """Return how each structure in the file ended, by its index: ``converged``, ``error``, ..."""
+        """Return how each structure in the file ended, by its index: ``converged``, ``error``."""
         return dict(self._outcomes)
 
     # ---------------------------------------------------------------- beginning
@@ -137,8 +137,8 @@ class ResultFile:
             return False
         if isinstance(self._file, FileAtTheEnd):
             raise OutputError(
-                f"a {self.form} file is written in one go at the end, so that a run into it cannot be "
-                "resumed; start afresh with --overwrite, and write extxyz, traj or db to be able to"
+                f"a {self.form} file is written in one go at the end, so that a run into it cannot "
+                "be resumed; start afresh with --overwrite, into extxyz, traj or db if it may stop"
             )
         return True
 
@@ -151,8 +151,8 @@ class ResultFile:
         changed = differences(self._told(), provenance) if found and provenance is not None else []
         if changed:
             raise OutputError(
-                f"{self._partial} is of another run: {'; '.join(changed)}. Run with what it was run "
-                "with, or start afresh with --overwrite"
+                f"{self._partial} is of another run: {'; '.join(changed)}; run with what it was "
+                "run with, or start afresh with --overwrite"
             )
         for marks in found:
             self._outcomes[marks[INDEX]] = str(marks.get(f"{self.method}_outcome", ""))
@@ -187,8 +187,8 @@ class ResultFile:
             found: dict[str, Any] = json.loads(self._sidecar.read_text())
         except (OSError, ValueError) as error:
             raise OutputError(
-                f"{self._sidecar} is gone or damaged, so that one cannot say what {self._partial} is "
-                "of; start afresh with --overwrite"
+                f"{self._sidecar} is gone or damaged, so that one cannot say what {self._partial} "
+                "is of; start afresh with --overwrite"
             ) from error
         return found
 
@@ -283,5 +283,3 @@ class ResultFile:
             return "stopped before anything was written"
         first = "first " if self.done() == set(range(self.written)) else ""
         return f"stopped: the {first}{self.written} structures are in {self._partial}"
-
-

@@ -169,6 +169,11 @@ def fill_up(file, kind, monkeypatch):
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
+def add_until_it_fails(file):
+    for index in range(3, 60):
+        file.add(WHOLE[2], marks(index))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_is_an_error_and_the_file_is_as_it_was(tmp_path, monkeypatch, kind):
     path = tmp_path / "a"
@@ -179,9 +184,8 @@ def test_a_full_disk_is_an_error_and_the_file_is_as_it_was(tmp_path, monkeypatch
     file.flush()
     with monkeypatch.context() as patch:
         fill_up(file, kind, patch)
-        with pytest.raises(OSError, match="No space|full"):
-            for index in range(3, 60):
-                file.add(WHOLE[2], marks(index))
+        with pytest.raises(OSError, match=r"No space|full"):
+            add_until_it_fails(file)
     for index in range(3, 6):  # somebody made room
         file.add(WHOLE[index], marks(index))
     file.close()
