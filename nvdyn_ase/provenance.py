@@ -94,7 +94,9 @@ def model_hash(model: BaseModelMixin) -> str:
     digest = hashlib.sha256()
     digest.update(type(model).__name__.encode())
     digest.update(repr(model).encode())
-    digest.update(model.model_card.model_dump_json().encode())
+    for key, value in sorted(model.model_card.model_dump().items()):
+        told = sorted(value) if isinstance(value, (set, frozenset)) else value
+        digest.update(f"{key}={told!r}".encode())
     state = getattr(model, "state_dict", None)
     for key, tensor in sorted(state().items()) if callable(state) else []:
         digest.update(key.encode())

@@ -86,6 +86,10 @@ class DatabaseFile(StructureFile):
     def _begun(self, rows: int) -> None:
         self._rows, self._since = rows, time.monotonic()
 
+    def indices(self) -> set[int]:
+        """Return the ``INDEX`` of every record that has one."""
+        return set(self._newest)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a row; see :class:`StructureFile`."""
         database = self._connected()

@@ -64,6 +64,10 @@ class ExtxyzFile(StructureFile):
             self._newest[marks[INDEX]] = len(self._spans)
         self._spans.append((start, end))
 
+    def indices(self) -> set[int]:
+        """Return the ``INDEX`` of every record that has one."""
+        return set(self._newest)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a frame; see :class:`StructureFile`."""
         data = as_text(atoms, marks)

@@ -64,6 +64,10 @@ class StructureFile(ABC):
         """
 
     @abstractmethod
+    def indices(self) -> set[int]:
+        """Return the ``INDEX`` of every record that has one."""
+
+    @abstractmethod
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a record; if that fails, the file is as it was.
 

@@ -54,6 +54,10 @@ class TrajectoryFile(StructureFile):
             for place in range(len(reader)):
                 yield reader[place]
 
+    def indices(self) -> set[int]:
+        """Return the ``INDEX`` of every record that has one."""
+        return set(self._newest)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write an item; see :class:`StructureFile`."""
         start = self.path.stat().st_size

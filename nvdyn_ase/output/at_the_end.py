@@ -33,6 +33,10 @@ class FileAtTheEnd(StructureFile):
         self.path.touch()
         return []
 
+    def indices(self) -> set[int]:
+        """Return the indices of the structures that are held."""
+        return set(self._held)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Take a structure."""
         self._held[marks[INDEX]] = atoms, dict(marks)

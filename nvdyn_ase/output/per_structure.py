@@ -50,9 +50,8 @@ class FilePerStructure(ResultFile):
     def _named(self, index: int | str) -> Path:
         return Path(str(self.path).replace("{index}", str(index)))
 
-    @property
-    def _loses(self) -> bool:
-        return False
+    def _look_what_is_left(self) -> None:
+        """Do nothing: every file is by itself."""
 
     def _add(self, result: Result, marks: dict[str, Any]) -> None:
         result.atoms.info |= marks

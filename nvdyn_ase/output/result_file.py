@@ -62,7 +62,6 @@ class ResultFile:
         self.path, self.form, self.method = path, form, method
         self._outcomes: dict[int, str] = {}
         self._complete = False
-        self._last_durable: dict[int, str] = {}
         plain = path.with_suffix("") if path.suffix in COMPRESSED else path
         self._partial = plain.with_name(f"{plain.stem}.partial{plain.suffix}")
         kind = _GROWING.get(form)
@@ -213,15 +212,16 @@ class ResultFile:
         try:
             self._add(result, marks)
         except Exception as error:
-            self._outcomes = dict(self._last_durable) if self._loses else self._outcomes
+            self._look_what_is_left()
             raise OutputError(
                 f"cannot write structure {result.index} to {self.path}: {one_line(error)}"
             ) from error
         self._outcomes[result.index] = marks[f"{self.method}_outcome"]
 
-    @property
-    def _loses(self) -> bool:
-        return isinstance(self._file, DatabaseFile)
+    def _look_what_is_left(self) -> None:
+        """Forget what an error took out of the file: a database goes back to its last commit."""
+        left = self._file.indices()
+        self._outcomes = {index: own for index, own in self._outcomes.items() if index in left}
 
     def _add(self, result: Result, marks: dict[str, Any]) -> None:
         self._file.add(result.atoms, marks)
@@ -237,6 +237,7 @@ class ResultFile:
         try:
             self._file.flush()
         except OSError as error:
+            self._look_what_is_left()
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
 
     def close(self, complete: bool) -> None:

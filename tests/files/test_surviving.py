@@ -1,13 +1,9 @@
 """A file may be cut off at any byte, and the process killed at any moment."""
 
 import errno
-import os
 import random
-import signal
+import resource
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import threading
 
 import ase.db
@@ -20,6 +16,7 @@ import nvdyn_ase.files.database
 from nvdyn_ase.files import INDEX, DamagedFileError, TrajectoryFile
 from nvdyn_ase.files.ulm_items import find_items
 from tests.files.written import KINDS, STREAMS, assert_kept, contents, marks, some, write
+from tests.killing import killed_after
 
 WHOLE = some(6)
 
@@ -195,95 +192,60 @@ def test_a_full_disk_is_an_error_and_the_file_is_as_it_was(tmp_path, monkeypatch
         assert_kept(found[index], atoms, decimals=kind == "extxyz")
 
 
-LIMITED = """
-    import resource, sys
-    from tests.files.written import KINDS, marks, some
-    kind, path = sys.argv[1:]
+def write_under_a_limit(say, kind, path):
+    """Let no file be larger than a little more than this one is."""
     file = KINDS[kind](path)
     file.recover()
-    structures = some(5)
-    file.add(structures[0], marks(0))
+    file.add(WHOLE[0], marks(0))
     file.flush()
-    size = file.path.stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3000, size + 3000))
-    try:
-        for index in range(1, 10000):
-            file.add(structures[index % 5], marks(index))
-    except OSError as error:
-        print(index)
-"""
+    size = path.stat().st_size + 3000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    for index in range(1, 10000):
+        try:
+            file.add(WHOLE[index % 5], marks(index))
+        except OSError:
+            say(index)
+            return
 
 
-@pytest.mark.parametrize(
-    "kind", ["db", *(pytest.param(k, marks=pytest.mark.slow) for k in STREAMS)]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_limit_on_the_size_of_files(tmp_path, kind):
     """The nearest to a full disk that needs no other rights: the system itself refuses."""
     path = tmp_path / "a"
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LIMITED), kind, str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    written = int(run.stdout)
+    written, end = killed_after(-1, write_under_a_limit, kind, path)
+    assert end == "end"
     found = contents(kind, path)
     assert sorted(found) == list(range(len(found)))
-    assert 1 <= len(found) <= written
+    assert 1 <= len(found) <= int(written)
     if kind != "db":
-        assert len(found) == written
+        assert len(found) == int(written)
 
 
 # -------------------------------------------------------------------- kill -9
 
-KILLED = """
-    import sys
-    import nvdyn_ase.files.database as database
-    from tests.files.written import KINDS, marks, some
-    kind, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    database.ROWS_PER_COMMIT = 7
-    structures = some(5)
+
+def write_the_rest(say, kind, path, count):
+    nvdyn_ase.files.database.ROWS_PER_COMMIT = 7
     file = KINDS[kind](path)
-    done = {own["input_index"] for own in file.recover()}
+    done = {own[INDEX] for own in file.recover()}
     for index in range(count):
         if index not in done:
-            file.add(structures[index % 5], marks(index))
-            print(index, flush=True)
+            file.add(WHOLE[index % 5], marks(index))
+            say(index)
     file.close()
-    print("end", flush=True)
-"""
 
 
-def killed_after(kind, path, count, lines):
-    """Write in another process that is killed after some lines; return what it said."""
-    code = textwrap.dedent(KILLED)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, kind, str(path), str(count)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        said = []
-        for line in process.stdout:
-            said.append(line.strip())
-            if len(said) == lines:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    return said
-
-
-@pytest.mark.parametrize(
-    ("kind", "kills"),
-    [("db", 2), ("extxyz", 1), ("traj", 1)]
-    + [pytest.param(kind, 20, marks=pytest.mark.slow) for kind in KINDS],
-)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_again_and_again_each_is_there_once(tmp_path, kind, kills):
     path, count, rng = tmp_path / "a", 120, random.Random(kills)
     for _ in range(kills):
-        killed_after(kind, path, count, rng.randint(1, 2 + 100 // kills))
-    assert killed_after(kind, path, count, -1)[-1] == "end"
+        killed_after(rng.randint(1, 2 + 200 // kills), write_the_rest, kind, path, count)
+    assert killed_after(-1, write_the_rest, kind, path, count)[-1] == "end"
     found = contents(kind, path)
     assert sorted(found) == list(range(count))
-    structures = some(5)
     for index, atoms in found.items():
-        assert_kept(atoms, structures[index % 5], decimals=kind == "extxyz")
+        assert_kept(atoms, WHOLE[index % 5], decimals=kind == "extxyz")
 
 
 # -------------------------------------------------------------------- databases
