@@ -36,7 +36,7 @@ class ForwardPass(PerSystemParameters):
     def __init__(self, model: BaseModelMixin) -> None:
         self.use_model(model)
         self.outputs: frozenset[str] = frozenset()
-        #: How forward passes are done that may fail on somebody; None: as one, and errors are raised.
+        #: For forward passes that may fail on somebody; None: as one, and errors are raised.
         self.splitting: Splitting | None = None
         self._batch: Batch | None = None
         self._constraints: BatchConstraints | None = None

@@ -68,7 +68,7 @@ class Rollback:
         self._engine.begun = self
 
     def put_back(self, batch: Batch, mask: Bool[Tensor, "B 1"], fields: Iterable[str]) -> None:
-        """Put the masked systems where they were before the step, with what was known of them there.
+        """Put systems where they were before the step, with what was known of them there.
 
         Parameters
         ----------
