@@ -21,6 +21,7 @@ from nvdyn_ase.dynamics.hooks.neighbors import NeighborListHook
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
 from nvdyn_ase.dynamics.hooks.registry import HookRegistry
 from nvdyn_ase.dynamics.inflight import InflightBatching
+from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
@@ -538,6 +539,40 @@ class BaseDynamics(InflightBatching, ForwardPass):
     def _ends(self, limit: int | None) -> bool:
         """Say whether a run of so many steps, or without a limit, ends at some time."""
         return limit is not None or self.convergence_hook is not None
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def saved(self, batch: Batch) -> dict[str, Batch]:
+        """Return what a run goes on from, by name: the systems, and the state of the method.
+
+        Systems that wait for their first forces are left out. Each part has the ``system_id`` of
+        its systems.
+        """
+        rows = self._with_forces(batch)
+        state = self.state.index_select(rows)
+        state["system_id"] = batch["system_id"][rows]
+        return {"batch": batch.index_select(rows), "state": state}
+
+    def _with_forces(self, batch: Batch) -> np.ndarray:
+        if self._arriving is None:
+            return np.arange(len(batch))
+        return np.flatnonzero(~self._arriving.view(-1).cpu().numpy())
+
+    def restore(self, batch: Batch, saved: Mapping[str, Batch]) -> None:
+        """Go on with systems as they were when they were saved.
+
+        Parameters
+        ----------
+        batch
+            The same systems in the same order, with the fields that were saved.
+        saved
+            What :meth:`saved` returned.
+        """
+        open_batch(batch, self.entry_status)
+        state = saved["state"].to(batch.device)
+        del state["system_id"]
+        self.follow(batch, state, None)
+        batch.evaluated = Evaluated.now(batch, self.model, {*RESULTS} & {*batch.keys()})
 
     # ---------------------------------------------------------------- one after the other
 

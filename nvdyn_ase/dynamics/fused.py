@@ -1,6 +1,6 @@
 """Relax, then heat, then relax: engines one after the other, in one batch and one forward pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from nvdyn_ase.data import FIELDS, Batch, Level
 from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.frozen import ActiveMask
 from nvdyn_ase.dynamics.hooks.neighbors import NeighborListHook
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
-from nvdyn_ase.dynamics.lifecycle import Rollback
+from nvdyn_ase.dynamics.lifecycle import Rollback, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.stage import Stage
@@ -201,11 +202,12 @@ class FusedStage(BaseDynamics):
             for stage in self.stages:
                 stage.clear()
             return
-        joined = Places(np.arange(len(batch)), self._home.total)
-        joined.rows[: len(kept)] = self._home.rows[kept]
+        known = np.arange(len(batch))
         if self.inflight_mode:
-            joined = self._places_in_the_stream(batch) or joined
-        self._home = joined
+            self._home = self._places_in_the_stream(batch) or Places(known, len(batch))
+        else:
+            known[: len(kept)] = self._home.rows[kept]
+            self._home = Places(known, self._home.total)
         place = dict(zip(kept.tolist(), range(len(kept)), strict=True))
         for stage in self.stages:
             here = [k for k, row in enumerate(stage.rows.tolist()) if row in place]
@@ -593,6 +595,38 @@ class FusedStage(BaseDynamics):
     def active(self, batch: Batch) -> ActiveMask | None:
         """Return who moves."""
         return ActiveMask(batch["status"].view(-1, 1) < self.exit_status, batch)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def saved(self, batch: Batch) -> dict[str, Batch]:
+        """Return what a run goes on from: the systems, and of each stage what is in it."""
+        self._settle_history(batch)
+        self._publish(batch)
+        rows = self._with_forces(batch)
+        parts = {"batch": batch.index_select(rows)}
+        for stage in self._occupied():
+            here = np.flatnonzero(np.isin(stage.rows, rows))
+            parts[f"stage{stage.number}"] = stage.saved(here)
+        return parts
+
+    def restore(self, batch: Batch, saved: Mapping[str, Batch]) -> None:
+        """Go on with systems as they were when they were saved."""
+        open_batch(batch, self.entry_status)
+        self.follow(batch, batch.like(), None)
+        places = Places(np.arange(len(batch)), len(batch))
+        self._home = self._places_in_the_stream(batch) or places
+        batch.evaluated = Evaluated.now(batch, self.model, {*RESULTS} & {*batch.keys()})
+        place = {index: row for row, index in enumerate(_host(batch["system_id"]).tolist())}
+        for stage in self.stages:
+            part = saved.get(f"stage{stage.number}")
+            if part is None or not len(part):
+                continue
+            part = part.to(batch.device)
+            rows = np.array([place[index] for index in _host(part["system_id"]).tolist()])
+            stage.restore(batch, rows, part, self._home)
+            self._note_evaluated(batch, stage)
+        self._lay_out(batch)
+        self._waited = 0
 
     # ---------------------------------------------------------------- a run
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics.evaluated import Evaluated
+from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.frozen import ActiveMask
 from nvdyn_ase.dynamics.outcome import Outcome
 
@@ -84,7 +84,7 @@ class Rollback:
             return
         current, staying = batch.evaluated, ActiveMask(~mask, batch)
         known = current is not None and current.holds(batch, current.model)
-        for key in dict.fromkeys([*fields, *_RESULTS]):
+        for key in dict.fromkeys([*fields, *RESULTS]):
             old = before["_fields"].get(key)
             if old is not None and key in batch and batch[key].shape == old.shape:
                 batch[key] = staying.merge(batch, key, batch[key], old)
@@ -99,10 +99,6 @@ class Rollback:
         for batch, contents in self._kept:
             batch.__dict__.clear()
             batch.__dict__.update(contents)
-
-
-#: What a model says of a geometry.
-_RESULTS = ("energy", "free_energy", "forces", "stress")
 
 
 def _contents(batch: Batch, copied: Iterable[str]) -> dict[str, Any]:

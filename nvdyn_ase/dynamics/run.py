@@ -31,6 +31,9 @@ class Run:
         The user's batch. Systems that an earlier run finished are reopened.
     n_steps
         Steps of every system; None for no limit.
+    resumed
+        The systems go on where another process has left them: none is reopened, and the steps that
+        they have done count.
 
     Attributes
     ----------
@@ -38,12 +41,19 @@ class Run:
         What still moves, and where it stands in the user's batch.
     """
 
-    def __init__(self, engine: "BaseDynamics", batch: Batch, n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: "BaseDynamics",
+        batch: Batch,
+        n_steps: int | None = None,
+        resumed: bool = False,
+    ) -> None:
         self.engine = engine
         self.n_steps = n_steps
         self._done = 0
         engine.begin_run()
-        open_batch(batch, engine.entry_status, reopen_below=engine.exit_status)
+        if not resumed:
+            open_batch(batch, engine.entry_status, reopen_below=engine.exit_status)
         engine.adopt(batch)
         engine.forget_constraints()  # the user may have edited them
         frozen = (batch["status"].view(-1) >= engine.exit_status).cpu().numpy()
@@ -52,7 +62,8 @@ class Run:
         self._last_step: Tensor | None = None
         if n_steps is not None and (engine._tries or engine.inflight_mode):
             # Each system has its own number of forward passes to its last step.
-            self._last_step = batch["steps"] + n_steps
+            done = torch.zeros_like(batch["steps"]) if resumed else batch["steps"]
+            self._last_step = done + n_steps
         kind = InflightSystems if engine.inflight_mode else ActiveSystems
         self.systems = kind(engine, batch)
         self._readback = Readback()
@@ -91,7 +102,7 @@ class Run:
         if staying is not None:
             self._readback.forget()
             self._follow(staying)
-        return False
+        return not len(self.batch)
 
     def _follow(self, staying: np.ndarray) -> None:
         """Keep the last step of those that stay, and give those that come behind them theirs."""

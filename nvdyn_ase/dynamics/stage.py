@@ -123,6 +123,27 @@ class Stage:
         self._first_step = first_step
         self._put(part, state, rows, whole, places)
 
+    def saved(self, rows: np.ndarray) -> Batch:
+        """Return the state of systems that are here, with what else is known of them."""
+        state, part = self.engine.state.index_select(rows), self.part
+        index = torch.as_tensor(rows, device=part.device)
+        assert self._first_step is not None
+        known = {"system_id": part["system_id"], "first_step": self._first_step}
+        known |= {"status": part["status"].view(-1, 1), "outcome": part["outcome"]}
+        for key, tensor in known.items():
+            state[key] = tensor.index_select(0, index)
+        return state
+
+    def restore(self, whole: Batch, rows: np.ndarray, state: Batch, places: Places) -> None:
+        """Take in systems as they were when they were saved."""
+        part = whole.index_select(rows)
+        part.set_edges({}, np.zeros(len(part), np.int64))
+        part["status"] = state["status"].view(part["status"].shape)
+        part["outcome"], self._first_step = state["outcome"], state["first_step"]
+        for key in ("system_id", "first_step", "status", "outcome"):
+            del state[key]
+        self._put(part, state, rows, whole, places)
+
     def _put(
         self, part: Batch, state: Batch, rows: np.ndarray, whole: Batch, places: Places
     ) -> None:

@@ -12,6 +12,7 @@ from nvdyn_ase.dynamics import BaseDynamics, DataSink
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.dynamics.splitting import Splitting
 from nvdyn_ase.progress import Bar
+from nvdyn_ase.workflows.checkpoints import Checkpoints
 from nvdyn_ase.workflows.supply import AtomsSupply, ids
 
 
@@ -61,7 +62,11 @@ class Results(DataSink):
 
 
 def stream(
-    engine: BaseDynamics, supply: AtomsSupply, n_steps: int | None, bar: Bar
+    engine: BaseDynamics,
+    supply: AtomsSupply,
+    n_steps: int | None,
+    bar: Bar,
+    checkpoints: Checkpoints | None = None,
 ) -> Generator[Result, None, None]:
     """Move what the supply gives; yield each structure when it is done.
 
@@ -74,19 +79,27 @@ def stream(
     yield from _taken(supply.results)
     if first is not None:
         with engine.entered_hooks():
-            yield from _run(engine, supply, first, n_steps)
+            yield from _run(engine, supply, first, n_steps, checkpoints)
     yield from _taken(supply.results)
     if supply.problem is not None:
         raise supply.problem
 
 
 def _run(
-    engine: BaseDynamics, supply: AtomsSupply, first: Batch, n_steps: int | None
+    engine: BaseDynamics,
+    supply: AtomsSupply,
+    first: Batch,
+    n_steps: int | None,
+    checkpoints: Checkpoints | None,
 ) -> Generator[Result, None, None]:
-    run = Run(engine, first, n_steps)
+    if supply.saved:
+        engine.restore(first, supply.saved)
+    run = Run(engine, first, n_steps, resumed=bool(supply.saved))
     try:
         while not run.settle():
             yield from _taken(supply.results)
+            if checkpoints is not None:
+                checkpoints.save_if_due(engine, run.batch)
             run.advance()
     finally:
         batch = run.close()
@@ -99,6 +112,7 @@ def _leave(engine: BaseDynamics, supply: AtomsSupply, batch: Batch) -> None:
     current = engine.is_current(batch)
     if engine._arriving is not None:  # those that came last have not been touched
         batch = batch.index_select(~engine._arriving.view(-1))
+    batch = batch.index_select([row for row, k in enumerate(ids(batch)) if k in supply.moving])
     atoms = [supply.take(index) for index in ids(batch)]
     for system in atoms:
         if current:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ase
@@ -15,6 +15,7 @@ from nvdyn_ase.calculators import unsupported
 from nvdyn_ase.calculators.choosing import without_stress
 from nvdyn_ase.data import Batch, StructureError
 from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.dynamics.checkpoint import CheckpointError
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.workflows.capacity import Capacity
 
@@ -47,6 +48,9 @@ class AtomsSupply:
         Of those that could not be given.
     problem
         What reading the stream has raised, if anything: it ends there.
+    saved
+        Structures that were being moved when a run was stopped; they are the first to be given, as
+        they were then.
     """
 
     dataset = max_atoms = max_edges = max_batch_size = None
@@ -64,6 +68,8 @@ class AtomsSupply:
         self.moving: dict[int, ase.Atoms] = {}
         self.results: deque[Result] = deque()
         self.problem: Exception | None = None
+        self.saved: Mapping[str, Batch] = {}
+        self._held: deque[Numbered] = deque()
         self._places: dict[int, int] = {}
         self._next: Numbered | None = None
         self._ended = False
@@ -73,6 +79,8 @@ class AtomsSupply:
     @property
     def exhausted(self) -> bool:
         """Whether the stream has ended; a structure is read to find out."""
+        if self._next is None and self._held:
+            self._next = self._held.popleft()
         if self._next is None and not self._ended:
             try:
                 self._next = next(self.structures)
@@ -83,8 +91,40 @@ class AtomsSupply:
         return self._next is None
 
     def build_initial_batch(self) -> Batch | None:
-        """Return the first structures that can be moved; None if there are none."""
+        """Return the first structures that can be moved; None if there are none.
+
+        Those that are saved are the first.
+        """
+        if self.saved and len(self.saved["batch"]):
+            return self._as_saved(self.saved["batch"])
         return self.request_batch(0.0)
+
+    def _as_saved(self, saved: Batch) -> Batch:
+        """Return the structures that were being moved, as they were when they were saved."""
+        wanted = ids(saved)
+        missing, found = set(wanted), {}
+        others: list[Numbered] = []
+        while missing and not self.exhausted:
+            assert self._next is not None
+            index, atoms = self._next
+            self._next = None
+            if index in missing:
+                missing.remove(index)
+                found[index] = atoms
+            else:
+                others.append((index, atoms))
+        self._held.extend(others)
+        if missing or any(not isinstance(atoms, ase.Atoms) for atoms in found.values()):
+            raise CheckpointError(
+                f"structure {min(missing, default=wanted[0])} was being moved and is not in the "
+                "input any more; start afresh, without the checkpoint"
+            )
+        usable = [(index, found[index]) for index in wanted]
+        batch = self._converted(usable)
+        self._note(usable)
+        for key, tensor in saved:
+            batch.add_key(key, tensor, saved.level(key), overwrite=True)
+        return batch
 
     def request_batch(self, filled: float) -> Batch | None:
         """Return the next structures that fit beside what fills so much of a batch; or None."""
@@ -135,10 +175,13 @@ class AtomsSupply:
             index, atoms = usable.pop(row)
             self.results.append(failure(atoms, index, Outcome.REJECTED, error.problem))
             return self._batch(usable) if usable else None
+        self._note(usable)
+        return batch
+
+    def _note(self, usable: Sequence[Numbered]) -> None:
         for index, atoms in usable:
             self.moving[index] = atoms
             self._places[id(atoms)] = index
-        return batch
 
     def _converted(self, usable: Sequence[Numbered]) -> Batch:
         systems = [atoms for _, atoms in usable]

@@ -1,0 +1,65 @@
+"""Saving the structures that are being moved, so that a run that was killed goes on with them."""
+
+from collections.abc import Callable, Container
+from pathlib import Path
+
+import numpy as np
+
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics import BaseDynamics
+from nvdyn_ase.dynamics.checkpoint import read_checkpoint, write_checkpoint
+from nvdyn_ase.workflows.supply import ids
+
+
+class Checkpoints:
+    """Writes what an engine is moving to a file, every so many steps.
+
+    Parameters
+    ----------
+    path
+        The file; it is replaced each time, as a whole.
+    every
+        Steps from one time to the next.
+    before
+        Called first: it makes sure that structures which are done are where they cannot be lost.
+    """
+
+    def __init__(
+        self, path: Path, every: int = 100, before: Callable[[], None] = lambda: None
+    ) -> None:
+        self.path, self.every, self.before = path, every, before
+        self._next: int | None = None
+
+    def save_if_due(self, engine: BaseDynamics, batch: Batch) -> None:
+        """Write the file if it is time."""
+        if self._next is None:
+            self._next = engine.step_count + self.every
+        if engine.step_count >= self._next:
+            self._next = engine.step_count + self.every
+            self.save(engine, batch)
+
+    def save(self, engine: BaseDynamics, batch: Batch) -> None:
+        """Write the file; systems that wait for their first forces will be read again."""
+        self.before()
+        write_checkpoint(self.path, engine.saved(batch), {"step_count": engine.step_count})
+
+    def read(self, done: Container[int]) -> dict[str, Batch]:
+        """Return what the file holds of structures that are not done; empty without a file.
+
+        Raises
+        ------
+        CheckpointError
+            It is no checkpoint, or damaged.
+        """
+        if not self.path.exists():
+            return {}
+        batches, _ = read_checkpoint(self.path)
+        left = {}
+        for name, batch in batches.items():
+            rows = [row for row, index in enumerate(ids(batch)) if index not in done]
+            left[name] = batch.index_select(np.array(rows, np.int64))
+        return left
+
+    def remove(self) -> None:
+        """Delete the file: there is nothing left to go on with."""
+        self.path.unlink(missing_ok=True)
