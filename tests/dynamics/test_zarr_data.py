@@ -115,12 +115,16 @@ def test_others_can_read_it(tmp_path):
     batch = wells(1.0, 2.0)
     batch["a/b.c"] = torch.ones(2)
     batch["zarr.json"] = torch.zeros(2)
-    sink.write(batch)
+    for _ in range(2):
+        sink.write(batch)
     group = zarr.open_group(tmp_path / "a.zarr", mode="r")
-    np.testing.assert_array_equal(group["fields/positions"][:], batch["positions"].numpy())
-    np.testing.assert_array_equal(group["ptr/node"][:], batch.host_ptr)
-    assert group.attrs["nvdyn_ase"]["rows"]["system"] == 2
-    assert sink.read()["a/b.c"].tolist() == [1.0, 1.0]
+    rows = group.attrs["nvdyn_ase"]["rows"]
+    assert (rows["system"], rows["node"], rows["edge"]) == (4, 10, 0)
+    expected = batch["positions"].repeat(2, 1).numpy()
+    np.testing.assert_array_equal(group["fields/positions"][: rows["node"]], expected)
+    ends = [0, 2, 5, 7, 10]
+    np.testing.assert_array_equal(group["ptr/node"][: rows["system"] + 1], ends)
+    assert sink.read()["a/b.c"].tolist() == [1.0] * 4
 
 
 def test_types_that_differ_are_refused():

@@ -24,9 +24,10 @@ class ZarrData(DataSink):
 
     In the store, ``fields/NAME`` is an array with the rows of all systems end to end, as in a
     batch, and ``ptr/node`` and ``ptr/edge`` say where each system begins. The attributes of the
-    root count the systems and name the fields that are whole, and are replaced last: a write that
-    fails, on a disk that is full or because the process is killed, leaves everything that was there
-    as it was, and can be repeated. Any other reader of zarr can use the arrays up to that count.
+    root say how many rows count at each level and which fields have them, and are replaced last: a
+    write that fails, on a disk that is full or because the process is killed, leaves everything
+    that was there as it was, and can be repeated. Any other reader of zarr can use the arrays up to
+    these counts. A write costs some milliseconds for each field, however few the systems are.
 
     Tensors come back bit for bit, of every type and level. What is no tensor, ``constraints`` and
     ``host``, is not written. One process may write at a time.
@@ -61,6 +62,7 @@ class ZarrData(DataSink):
         self.config = config
         self._options = {**_CONFIG, **(config or {})}
         self._root = _opened(self.store)
+        self._arrays: dict[str, Any] = {}
         self._state = _state_of(self._root)
         if _MARK not in self._root.attrs:
             self._commit(self._state)
@@ -100,14 +102,17 @@ class ZarrData(DataSink):
         before = self._state
         fields = together(before.fields, before.rows, part, mixing_floats=False)
         part = part.cpu()
-        count = rows_of(part)
+        count, lengths = rows_of(part), (part.num_nodes_list, part.num_edges_list)
         after = _State({level: before.rows[level] + count[level] for level in LEVELS}, fields)
-        for key, field in fields.items():
-            self._append(key, field, part, after)
-        for level, name in _POINTERS.items():
-            sizes = part.num_nodes_list if level is Level.NODE else part.num_edges_list
-            self._append_pointers(name, before, after, before.rows[level] + np.cumsum(sizes))
-        self._commit(after)
+        try:
+            for key, field in fields.items():
+                self._append(key, field, part, after)
+            for level, sizes in zip(_POINTERS, lengths, strict=True):
+                self._append_pointers(level, after, before.rows[level] + np.cumsum(sizes))
+            self._commit(after)
+        except BaseException:
+            self._arrays.clear()  # nobody knows what they are like now
+            raise
 
     def _append(self, key: str, field: StoredField, part: Batch, after: "_State") -> None:
         """Write the rows of a part, or defaults, behind those that are there."""
@@ -128,26 +133,30 @@ class ZarrData(DataSink):
         array[begin:end] = _plain(rows)
 
     def _array(self, key: str, field: StoredField, rows: int) -> Any:
-        """Return the array of a field, with so many rows."""
-        name, shape = _path(key), (rows, *field.shape)
+        """Return the array of a field, with at least so many rows."""
         if key in self._state.fields:
-            array = self._root[name]
-            if array.shape != shape:
-                array.resize(shape)
-            return array
+            return self._known(_path(key), rows)
         fill = torch.full((1,), field.default or 0, dtype=field.dtype)
-        return self._create(name, shape, _plain(fill))
+        return self._create(_path(key), (rows, *field.shape), _plain(fill))
 
-    def _append_pointers(
-        self, name: str, before: "_State", after: "_State", ends: np.ndarray
-    ) -> None:
-        first, last = before.rows[Level.SYSTEM] + 1, after.rows[Level.SYSTEM] + 1
-        if first == 1:
-            array = self._create(name, (last,), np.zeros(1, np.int64))
+    def _append_pointers(self, level: Level, after: "_State", ends: np.ndarray) -> None:
+        first, last = len(self) + 1, after.rows[Level.SYSTEM] + 1
+        name = _POINTERS[level]
+        if len(self):
+            array = self._known(name, last)
         else:
-            array = self._root[name]
-            array.resize((last,))
+            array = self._create(name, (last,), np.zeros(1, np.int64))
         array[first:last] = ends
+
+    def _known(self, name: str, rows: int) -> Any:
+        """Return an array that is there, with at least so many rows."""
+        if name not in self._arrays:
+            self._arrays[name] = self._root[name]
+        array = self._arrays[name]
+        if array.shape[0] < rows:  # whole chunks, so that this is rare
+            chunk = array.chunks[0]
+            array.resize((-(-rows // chunk) * chunk, *array.shape[1:]))
+        return array
 
     def _create(self, name: str, shape: tuple[int, ...], fill: np.ndarray) -> Any:
         """Create an array, in place of what a write that failed may have left."""
@@ -174,7 +183,7 @@ class ZarrData(DataSink):
 
     def read(self) -> Batch:
         """Return everything that is in the store now; RuntimeError if there is nothing."""
-        self._root = _opened(self.store)
+        self._root, self._arrays = _opened(self.store), {}
         self._state = state = _state_of(self._root)
         systems = state.rows[Level.SYSTEM]
         if not systems:
@@ -197,6 +206,7 @@ class ZarrData(DataSink):
     def zero(self) -> None:
         """Forget everything, in the store too."""
         self._commit(_State(dict.fromkeys(LEVELS, 0), {}))
+        self._arrays.clear()
         for name in ("fields", "ptr"):
             if name in self._root:
                 del self._root[name]
