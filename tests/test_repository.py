@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "nvdyn_ase").rglob("*.py"))
 PACKAGES = [
     *("data", "neighbors", "models", "dynamics", "dynamics.hooks", "dynamics.integrators"),
-    "dynamics.constraints",
+    *("dynamics.constraints", "dynamics.sinks"),
     *("dynamics.optimizers", "atoms", "calculators", "optimize", "md", "workflows"),
 ]
 
