@@ -15,13 +15,13 @@ from torch import Tensor
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.counts import count
+from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.forward import ForwardPass
 from nvdyn_ase.dynamics.frozen import ActiveMask, masked
 from nvdyn_ase.dynamics.hooks.neighbors import NeighborListHook
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
 from nvdyn_ase.dynamics.hooks.registry import HookRegistry
 from nvdyn_ase.dynamics.inflight import InflightBatching
-from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places

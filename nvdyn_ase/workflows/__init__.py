@@ -1,36 +1,23 @@
 """Many structures through a method: a stream in, results out as they are done, or in order."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import ase
 
-from nvdyn_ase.atoms import Result, unwrapped
-from nvdyn_ase.calculators import model_for
-from nvdyn_ase.calculators.choosing import interchangeable
-from nvdyn_ase.data import StructureError
-from nvdyn_ase.dynamics import BaseDynamics, DataSink, Outcome, SnapshotHook
+from nvdyn_ase.atoms import Result
+from nvdyn_ase.dynamics import BaseDynamics, DataSink
 from nvdyn_ase.md.md import MolecularDynamicsFacade
-from nvdyn_ase.models import BaseModelMixin, LennardJones, as_model
+from nvdyn_ase.models import as_model
 from nvdyn_ase.optimize.optimize import OptimizerFacade
 from nvdyn_ase.progress import Bar, Summary
-from nvdyn_ase.workflows.arguments import (
-    at_least,
-    cell_filter_function,
-    check_options,
-    check_stream,
-    integrator_class,
-    optimizer_class,
-    positive,
-)
+from nvdyn_ase.workflows.arguments import at_least, cell_filter_function, check_stream
 from nvdyn_ase.workflows.capacity import Capacity
-from nvdyn_ase.workflows.methods import engine_of, evaluation, stop_below
-from nvdyn_ase.workflows.stream import in_order, stream
-from nvdyn_ase.workflows.supply import AtomsSupply, Numbered, failure
+from nvdyn_ase.workflows.flow import flow
+from nvdyn_ase.workflows.methods import MakeEngine, evaluation, motion, relaxation
+from nvdyn_ase.workflows.stream import in_order
 
 __all__ = ["Result", "Summary", "evaluate", "molecular_dynamics", "relax", "run"]
-
-MakeEngine = Callable[[BaseModelMixin], BaseDynamics]
 
 
 def relax(
@@ -106,17 +93,8 @@ def relax(
         model that gives no stress. All at the call.
     """
     check_stream("relax", structures)
-    method = optimizer_class(optimizer)
-    check_options(method, optimizer_options)
     n_steps, puts_filter = at_least("steps", steps, 0), cell_filter_function(cell_filter)
-    limits = {"fmax": positive("fmax", fmax)}
-    for name, default in method._further_limits.items():
-        limits[name] = positive(name, optimizer_options.pop(name, default))
-
-    def make(of: BaseModelMixin) -> BaseDynamics:
-        engine = engine_of(method, of, optimizer_options, puts_filter)
-        return stop_below(engine, **limits)
-
+    make = relaxation(optimizer, fmax, puts_filter, optimizer_options)
     return _flow(
         *(structures, model, make, n_steps),
         cell_filter=puts_filter,
@@ -177,16 +155,8 @@ def molecular_dynamics(
         As in :func:`relax`.
     """
     check_stream("molecular_dynamics", structures)
-    method = integrator_class(integrator)
-    check_options(method, integrator_options)
     n_steps, every = at_least("steps", steps, 0), at_least("interval", interval, 1)
-
-    def make(of: BaseModelMixin) -> BaseDynamics:
-        engine = engine_of(method, of, integrator_options)
-        if snapshots is not None:
-            engine.register_hook(SnapshotHook(snapshots, every))
-        return engine
-
+    make = motion(integrator, integrator_options, snapshots, every)
     return _flow(
         *(structures, model, make, n_steps),
         batch_size=batch_size,
@@ -292,9 +262,6 @@ def run(
     )
 
 
-# -------------------------------------------------------------------- what they have in common
-
-
 def _flow(
     structures: Iterable[ase.Atoms],
     model: Any,
@@ -307,104 +274,11 @@ def _flow(
     ordered: bool,
     progress: bool | str,
 ) -> Generator[Result, None, None]:
-    """Check what can be checked now, and return the stream of results."""
-    bar = Bar(structures, progress)
     given = None if model is None else as_model(model)
-    capacity = Capacity(batch_size, given, max_atoms)
-    numbered = enumerate(structures)
-    if given is None:
-        make(LennardJones())  # what it refuses, it refuses now
-        results = _with_own_calculators(numbered, make, n_steps, capacity, cell_filter, bar)
-    else:
-        if cell_filter is not None and not given.model_card.supports_stress:
-            raise ValueError(f"{type(given).__name__} gives no stress, which cell_filter= needs")
-        engine = make(given)
-        supply = AtomsSupply(numbered, given, capacity, cell_filter)
-        results = stream(engine, supply, n_steps, bar)
-    return _shown(in_order(results) if ordered else results, bar)
-
-
-def _shown(results: Generator[Result, None, None], bar: Bar) -> Generator[Result, None, None]:
-    with bar:
-        try:
-            for result in results:
-                bar.count(result)
-                yield result
-        finally:
-            results.close()
-
-
-def _with_own_calculators(
-    numbered: Iterator[Numbered],
-    make: MakeEngine,
-    n_steps: int | None,
-    capacity: Capacity,
-    cell_filter: Callable[[ase.Atoms], Any] | None,
-    bar: Bar,
-) -> Generator[Result, None, None]:
-    """Move structures that bring their calculators: batch by batch, those together that can be."""
-    whole = AtomsSupply(numbered, LennardJones(), capacity)
-    while batch := _cut(whole, capacity):
-        for group in _groups(batch):
-            model, usable = None, group
-            while model is None and usable:
-                model, usable, failed = _model_of(usable)
-                yield from failed
-            if model is not None:
-                supply = AtomsSupply(iter(usable), model, capacity, cell_filter, True)
-                yield from stream(make(model), supply, n_steps, bar)
-    if whole.problem is not None:
-        raise whole.problem
-
-
-def _model_of(
-    group: list[Numbered],
-) -> tuple[BaseModelMixin | None, list[Numbered], list[Result]]:
-    """Return the model of structures, those that can have one, and results of the others."""
-    atoms = group[0][1]
-    if not isinstance(atoms, ase.Atoms):
-        why = f"{type(atoms).__name__} is not an ase.Atoms"
-    elif atoms.calc is None:
-        why = "it has no calculator; give it one, or all a model="
-    else:
-        try:
-            return model_for([item for _, item in group], None), group, []
-        except StructureError as error:
-            row = error.index or 0
-            index, atoms = group[row]
-            rest = group[:row] + group[row + 1 :]
-            return None, rest, [failure(atoms, index, Outcome.REJECTED, error.problem)]
-    return None, [], [failure(item, k, Outcome.REJECTED, why) for k, item in group]
-
-
-def _cut(whole: AtomsSupply, capacity: Capacity) -> list[Numbered]:
-    """Return the next structures that fill a batch."""
-    taken: list[Numbered] = []
-    filled = 0
-    while filled < capacity.limit and not whole.exhausted:
-        assert whole._next is not None
-        taken.append(whole._next)
-        filled += capacity.share(whole._next[1])
-        whole._next = None
-    return taken
-
-
-def _groups(batch: list[Numbered]) -> list[list[Numbered]]:
-    """Put together what one model can do, so that nobody's company decides which it is."""
-    groups: list[list[Numbered]] = []
-    for index, atoms in batch:
-        for group in groups:
-            if _go_together(group[0][1], atoms):
-                group.append((index, atoms))
-                break
-        else:
-            groups.append([(index, atoms)])
-    return groups
-
-
-def _go_together(one: Any, other: Any) -> bool:
-    if not (isinstance(one, ase.Atoms) and isinstance(other, ase.Atoms)):
-        return False
-    if one.calc is None or other.calc is None:
-        return one.calc is other.calc
-    return interchangeable(unwrapped(one.calc), unwrapped(other.calc))
+    results = flow(
+        *(enumerate(structures), given, make, n_steps),
+        cell_filter=cell_filter,
+        capacity=Capacity(batch_size, given, max_atoms),
+        bar=Bar(structures, progress),
+    )
+    return in_order(results) if ordered else results

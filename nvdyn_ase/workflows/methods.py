@@ -12,10 +12,73 @@ from nvdyn_ase.dynamics import (
     BaseDynamics,
     ConvergenceCriterion,
     ConvergenceHook,
+    DataSink,
     NaNDetectorHook,
+    SnapshotHook,
 )
+from nvdyn_ase.md.md import MolecularDynamicsFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineFacade
+from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.workflows.arguments import (
+    check_options,
+    integrator_class,
+    optimizer_class,
+    positive,
+)
+
+#: Makes the engine of a workflow for a model.
+MakeEngine = Callable[[BaseModelMixin], BaseDynamics]
+
+
+def relaxation(
+    optimizer: str | type[OptimizerFacade],
+    fmax: float,
+    cell_filter: Callable[[ase.Atoms], Any] | None,
+    options: dict[str, Any],
+) -> MakeEngine:
+    """Return what makes an engine that relaxes; the arguments are those of ``workflows.relax``.
+
+    Raises
+    ------
+    ValueError
+        There is no such optimizer, or an argument is out of its range.
+    """
+    method, options = optimizer_class(optimizer), dict(options)
+    check_options(method, options)
+    limits = {"fmax": positive("fmax", fmax)}
+    for name, default in method._further_limits.items():
+        limits[name] = positive(name, options.pop(name, default))
+
+    def make(model: BaseModelMixin) -> BaseDynamics:
+        return stop_below(engine_of(method, model, options, cell_filter), **limits)
+
+    return make
+
+
+def motion(
+    integrator: str | type[MolecularDynamicsFacade],
+    options: dict[str, Any],
+    snapshots: DataSink | None = None,
+    interval: int = 1,
+) -> MakeEngine:
+    """Return what makes an engine for dynamics; see ``workflows.molecular_dynamics``.
+
+    Raises
+    ------
+    ValueError
+        There is no such integrator.
+    """
+    method = integrator_class(integrator)
+    check_options(method, options)
+
+    def make(model: BaseModelMixin) -> BaseDynamics:
+        engine = engine_of(method, model, options)
+        if snapshots is not None:
+            engine.register_hook(SnapshotHook(snapshots, interval))
+        return engine
+
+    return make
 
 
 class Evaluation(BaseDynamics):
