@@ -125,6 +125,12 @@ class Summary:
             self.not_converged += 1
         return result
 
+    def unreadable(self, index: int, problem: str) -> None:
+        """Count a record of the input that is no structure."""
+        self.failed += 1
+        if len(self.failures) < self._failures_shown:
+            self.failures.append((index, "unreadable", problem))
+
     def watch(self, results: Iterable[Result]) -> Iterator[Result]:
         """Count results on their way through, and the time that they take."""
         self._start = time.perf_counter()

@@ -78,6 +78,10 @@ class ResultFile:
         """Return what is there already and would be lost."""
         return [path for path in (self.path, self._partial) if path.exists()]
 
+    def is_complete(self) -> bool:
+        """Say whether there is a complete file, and none that was begun."""
+        return self.path.exists() and not self._partial.exists()
+
     def done(self) -> set[int]:
         """Return which structures of the input are in the file."""
         return set(self._outcomes)
