@@ -153,6 +153,25 @@ def test_alone_together_and_in_any_order(name):
             assert torch.equal(expected, alone[key]), (row, key)
 
 
+def test_a_cell_far_from_its_first_does_not_know_the_filters_of_others():
+    def ran(rows):
+        structures = [crystals()[0] for _ in rows]
+        kinds = ["unit_cell", "unit_cell", "frechet"]
+        batch = filtered([kinds[row] for row in rows], structures)
+        for place, row in enumerate(rows):
+            batch["cell_mask"][place, 0, 0] = float(row != 1)
+            batch["orig_cell"][place] *= 2.9  # as after a restart
+            batch["orig_cell"][place, 1] += 0.1
+        FIRE(EMT()).run(batch, n_steps=5)
+        return batch
+
+    together = ran([0, 1, 2])
+    for row in range(3):
+        alone = ran([row])
+        for key in KEYS:
+            assert torch.equal(together[[row]][key], alone[key]), (row, key)
+
+
 def test_a_frozen_system_keeps_its_cell_and_its_state():
     batch, engine = filtered(["frechet", "strain", "unit_cell"]), FIRE(EMT())
     engine.run(batch, n_steps=3)

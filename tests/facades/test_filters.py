@@ -3,6 +3,7 @@
 import ase.optimize
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -237,6 +238,34 @@ def test_atoms_filters_and_results_are_the_users_own():
         assert item.calc.results["energy"] == item.get_potential_energy()
     assert np.abs(structures[0].get_stress()).max() < 1e-3
     assert np.abs(items[2].strain).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_and_calculators_are_left_as_ase_leaves_them(name):
+    several, alone = with_calculators(crystals()[1:], True), with_calculators(crystals()[1:], True)
+    items, references = (filtered(structures, name) for structures in (several, alone))
+    FIRE([*items, gold(1)[0]], **QUIET).run(fmax=0, steps=8)
+    for item, reference, own, other in zip(items, references, several, alone, strict=True):
+        ase.optimize.FIRE(reference, **QUIET).run(fmax=0, steps=8)
+        assert own.calc.results.keys() == other.calc.results.keys()
+        for key, value in other.calc.results.items():
+            np.testing.assert_allclose(own.calc.results[key], value, atol=1e-9, err_msg=key)
+        assert vars(item).keys() == vars(reference).keys()
+        told = ["stress", "strain", "cell_factor", "exp_cell_factor", "mask", "orig_cell"]
+        for attribute in (*told, "scalar_pressure", "origcell", "index", "n"):
+            if hasattr(reference, attribute):
+                values = (getattr(each, attribute) for each in (item, reference))
+                np.testing.assert_allclose(*values, atol=1e-9, err_msg=attribute)
+        asked = ["get_positions", "get_forces", "get_potential_energy", "deform_grad", "copy"]
+        before = item_calls(item)
+        for method in asked:
+            if hasattr(reference, method) and not isinstance(reference, Atoms):
+                values = (getattr(each, method)() for each in (item, reference))
+                values = (v.positions if isinstance(v, Atoms) else v for v in values)
+                np.testing.assert_allclose(*values, atol=1e-9, err_msg=method)
+        assert item_calls(item) == before
+        if hasattr(reference, "arrays"):
+            assert item.arrays is own.arrays
 
 
 def test_the_optimizable_of_a_list_is_that_of_its_items():
