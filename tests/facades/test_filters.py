@@ -167,6 +167,42 @@ def test_every_step_is_ases(method, name):
             assert result.evaluations == structures[index].calc.calls
 
 
+SEARCHES = {"BFGSLineSearch": BFGSLineSearch, "LBFGSLineSearch": LBFGSLineSearch}
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("BFGSLineSearch", "none"), ("LBFGSLineSearch", "unit cell")]
+    + [pytest.param("BFGSLineSearch", name, marks=pytest.mark.slow) for name in EVERY]
+    + [
+        pytest.param("LBFGSLineSearch", name, marks=pytest.mark.slow)
+        for name in ("none", "frechet", "strain")
+    ],
+)
+def test_every_step_of_a_search_is_ases(method, name):
+    structures = with_calculators(crystals(), counting=True)
+    batch = with_calculators(crystals() + crystals(), counting=False)
+    items = filtered(batch[:3], name) + batch[3:]
+    runs = {}
+    for rows in ([0, 3], [1, 2, 4, 5]):
+        optimizer = SEARCHES[method]([items[row] for row in rows], **QUIET)
+        frames = frames_of(optimizer, [batch[row] for row in rows], 20)
+        for place, row in enumerate(rows):
+            runs[row] = [frame[place] for frame in frames], optimizer.results[place]
+    for index, item in enumerate(filtered(structures, name)):
+        frames, result = runs[index]
+        reference, steps = getattr(ase.optimize, method)(item, **QUIET), 0
+        for step, _ in enumerate(reference.irun(fmax=0, steps=20)):
+            if np.abs(item.get_forces()).max() < 1e-3:
+                break  # the last bit of the energy decides about trials, in ASE too
+            own = frames[step]
+            assert np.abs(own[0] - structures[index].positions).max() < 1e-8, (index, step)
+            assert np.abs(own[1] - structures[index].cell).max() < 1e-8, (index, step)
+            steps = step
+        assert steps > 5
+        assert not result.outcome.failed
+
+
 #: Their steps are compared with ASE's where filters are fields of a batch, in tests/dynamics.
 OTHERS = {
     kind.__name__: (getattr(ase.optimize, kind.__name__), kind, {})
