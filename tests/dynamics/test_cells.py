@@ -8,10 +8,17 @@ from ase.build import bulk, molecule
 from nvdyn_ase.atoms import HostConstraint, Result, batch_from_atoms
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import (
+    BFGS,
     FIRE,
+    FIRE2,
     LBFGS,
+    RFO,
+    BFGSLineSearch,
     ConvergenceHook,
+    GoodOldQuasiNewton,
+    GradientDescent,
     HookStageEnum,
+    LBFGSLineSearch,
     MDMin,
     NaNDetectorHook,
     Outcome,
@@ -20,6 +27,8 @@ from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, filter_cells
 from nvdyn_ase.models import EMT, Harmonic
 from nvdyn_ase.models.base import ModelOutputs
 
+OPTIMIZERS = [FIRE, FIRE2, MDMin, LBFGS, LBFGSLineSearch, GradientDescent]
+HESSIANS = [BFGS, RFO, GoodOldQuasiNewton, BFGSLineSearch]
 KINDS = ("none", "unit_cell", "frechet", "exp", "strain")
 
 
@@ -118,6 +127,22 @@ def test_hidden_atoms_have_no_row_and_do_not_move():
     assert engine.rows(batch).num_nodes_list == [3, 0, 4]
     moved = (batch["positions"] != before).any(1)
     assert torch.equal(moved, ~hidden)
+
+
+@pytest.mark.parametrize("make", [*OPTIMIZERS, *HESSIANS])
+def test_a_system_of_hidden_atoms_is_done_at_once_and_disturbs_no_other(make):
+    batch, reference = batch_from_atoms(crystals()), batch_from_atoms(crystals())
+    batch["hidden"] = (batch.batch == 1).view(-1)
+    for each in (batch, reference):
+        make(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.01)).run(each, n_steps=3)
+    assert batch["outcome"][1] == Outcome.CONVERGED
+    assert (batch["steps"][1], batch["fmax"][1]) == (0, 0.0)
+    for row in (0, 2):
+        assert batch["outcome"][row] == reference["outcome"][row]
+        assert torch.equal(batch[[row]]["positions"], reference[[row]]["positions"])
+    # Also where nobody asks whether it is done.
+    make(EMT()).run(batch, n_steps=2)
+    assert batch["outcome"].view(-1).tolist() == [Outcome.BUDGET] * 3
 
 
 # -------------------------------------------------------------------------------- a system alone

@@ -136,7 +136,7 @@ def bfgs_update(
     moved
         Whether there was a step.
     """
-    useful = moved & (s.abs().amax(1, keepdim=True) >= 1e-7)
+    useful = moved & (s.abs() >= 1e-7).any(1, keepdim=True)
     return changed(hessian, bfgs_change(hessian, s, y).added, useful)
 
 
