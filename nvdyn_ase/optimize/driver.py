@@ -212,8 +212,14 @@ class AtomsDriver:
         while results and self._foreign:
             self._foreign.pop().calc = None
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
-        self.filters.write(self.batch)
+        stress = self._stress_of_filters() if results and self.filters else None
+        self.filters.write(self.batch, stress)
         self._stale = False
+
+    def _stress_of_filters(self) -> np.ndarray | None:
+        engine: Any = self.engine  # filters go with optimizers only
+        stress = engine.stress_of_filters(self.batch)
+        return None if stress is None else stress.detach().cpu().numpy()
 
     def take_up_changes(self) -> None:
         """Take up what the user did to the Atoms since they were last written."""

@@ -168,7 +168,7 @@ class EngineFacade(_Behind):
         assert self._driver is not None
         interval = options.get("loginterval", 1)
         self.trajectory = Trajectories(trajectory, self._driver.atoms, append)
-        self.attach(self._write_trajectories, interval=interval)
+        self.attach(self._write_trajectories, interval, description={"interval": interval})
 
     @property
     def engine(self) -> BaseDynamics | None:
@@ -345,9 +345,9 @@ class EngineFacade(_Behind):
             return self.trajectory.are_empty
         return super()._traj_is_empty()
 
-    def _write_trajectories(self) -> None:
+    def _write_trajectories(self, description: dict[str, Any]) -> None:
         assert self._driver is not None and isinstance(self.trajectory, Trajectories)
-        self.trajectory.write(self._driver.column("steps"), self.todict())
+        self.trajectory.write(self._driver.column("steps"), self.todict() | description)
 
     @property
     def results(self) -> list[Result]:

@@ -22,7 +22,7 @@ from ase.optimize.optimize import (
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.optimize.atoms_list import AtomsList
-from nvdyn_ase.optimize.facade import EngineFacade
+from nvdyn_ase.optimize.facade import EngineFacade, per_system
 from nvdyn_ase.optimize.state_file import read_state, write_state
 from nvdyn_ase.optimize.trajectories import one_each
 
@@ -52,7 +52,7 @@ class OptimizerFacade(EngineFacade):
 
     @fmax.setter
     def fmax(self, value: Any) -> None:
-        self._fmax = value
+        self._fmax = per_system(value)
         if self._driver is not None:
             # A criterion of the user's own, which speaks of all coordinates, decides alone.
             own = "gradient_converged" in self._replaced()
