@@ -7,7 +7,14 @@ freedom per atom take part.
 
 import pytest
 
-from nvdyn_ase.dynamics import Andersen, Bussi, Langevin, NoseHooverChainNVT, NVTBerendsen
+from nvdyn_ase.dynamics import (
+    Andersen,
+    Bussi,
+    Langevin,
+    LangevinBAOAB,
+    NoseHooverChainNVT,
+    NVTBerendsen,
+)
 from tests.ensembles.argon import DT, PS, model, replicas, sampled
 from tests.ensembles.checks import are_of_one_ensemble, data, is_of_the_temperature
 
@@ -22,6 +29,7 @@ THERMOSTATS = {
     "Andersen": lambda T: Andersen(model(), DT, T, 0.01, fixcm=False, seed=21),
     "Bussi": lambda T: Bussi(model(), DT, T, 0.1 * PS, seed=22),
     "Langevin": lambda T: Langevin(model(), DT, T, 2.0 / PS, seed=23),
+    "LangevinBAOAB": lambda T: LangevinBAOAB(model(), DT, T, T_tau=0.5 * PS, seed=24),
     "NoseHooverChainNVT": lambda T: NoseHooverChainNVT(model(), DT, T, 0.1 * PS),
 }
 
