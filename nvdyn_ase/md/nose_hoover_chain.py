@@ -239,9 +239,9 @@ class IsotropicMTKNPT(BarostatFacade, ase.md.nose_hoover_chain.IsotropicMTKNPT):
 class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
     """Constant temperature and pressure, cells of any shape, for one Atoms or a list of them.
 
-    As in ASE. G. J. Martyna, D. J. Tobias and M. L. Klein, J. Chem. Phys. 101, 4177 (1994). As there
-    the thermostat of the cell counts nine motions where a cell that does not turn has six, which
-    makes its fluctuations too large; the engine alone has ``as_ase=False``.
+    As in ASE. G. J. Martyna, D. J. Tobias and M. L. Klein, J. Chem. Phys. 101, 4177 (1994). There
+    too the thermostat of the cell counts nine motions where a cell that does not turn has six, so
+    that its fluctuations are too large; the engine alone has ``as_ase=False``.
 
     ASE's integrator works on copies of positions, momenta and cell that it made at the start. With
     the engine, what you do to them afterwards is taken up; ASE's own code changes it back without a

@@ -10,7 +10,6 @@ from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.dynamics.parameters import PerAtom, parameter_rows
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 
-
 #: Arguments of ASE's constructors that for a list may be a sequence with one value per system.
 _ONE_EACH = frozenset(
     {

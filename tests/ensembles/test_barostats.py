@@ -30,20 +30,23 @@ RESCALING = (0.1 * PS, 0.5 * PS, 90.0)
 #: Twice the latter is the time in which a motion of the cell loses a factor of e.
 FRICTION = {"T_tau": 0.5 * PS, "P_tau": 0.4 * PS}
 
+#: Of temperature and pressure, and of the number of the run: runs share no random numbers.
 BAROSTATS = {
-    "IsotropicMTKNPT": lambda T, p: IsotropicMTKNPT(model(), DT, T, p, *TIMES),
-    "MTKNPT": lambda T, p: MTKNPT(model(), DT, T, p, *TIMES),
-    "MaskedMTKNPT": lambda T, p: MaskedMTKNPT(model(), DT, T, p, *TIMES, mask=(True, False, True)),
-    "StochasticCellRescaling": lambda T, p: StochasticCellRescaling(
-        model(), DT, T, p, *RESCALING, seed=34
+    "IsotropicMTKNPT": lambda T, p, n: IsotropicMTKNPT(model(), DT, T, p, *TIMES),
+    "MTKNPT": lambda T, p, n: MTKNPT(model(), DT, T, p, *TIMES),
+    "MaskedMTKNPT": lambda T, p, n: MaskedMTKNPT(
+        model(), DT, T, p, *TIMES, mask=(True, False, True)
     ),
-    "StochasticCellRescaling, any shape": lambda T, p: StochasticCellRescaling(
-        model(), DT, T, p, *RESCALING, isotropic=False, seed=35
+    "StochasticCellRescaling": lambda T, p, n: StochasticCellRescaling(
+        model(), DT, T, p, *RESCALING, seed=340 + n
     ),
-    "LangevinBAOAB, hydrostatic": lambda T, p: LangevinBAOAB(
-        model(), DT, T, -p, True, **FRICTION, seed=36
+    "StochasticCellRescaling, any shape": lambda T, p, n: StochasticCellRescaling(
+        model(), DT, T, p, *RESCALING, isotropic=False, seed=350 + n
     ),
-    "LangevinBAOAB": lambda T, p: LangevinBAOAB(model(), DT, T, -p, **FRICTION, seed=37),
+    "LangevinBAOAB, hydrostatic": lambda T, p, n: LangevinBAOAB(
+        model(), DT, T, -p, True, **FRICTION, seed=360 + n
+    ),
+    "LangevinBAOAB": lambda T, p, n: LangevinBAOAB(model(), DT, T, -p, **FRICTION, seed=370 + n),
 }
 
 
@@ -52,7 +55,7 @@ def test_a_barostat_samples_its_ensemble(name):
     found, verdicts = [], []
     for seed, (temperature, pressure) in enumerate(STATES):
         batch = replicas(temperature, seed=10 + seed)
-        samples = sampled(BAROSTATS[name](temperature, pressure), batch, *SCHEDULE)
+        samples = sampled(BAROSTATS[name](temperature, pressure, seed), batch, *SCHEDULE)
         found.append(data(samples, temperature, pressure))
         case = f"{name}, 700 bar" if pressure else name
         verdicts.append(is_of_the_temperature(case, found[-1], temperature))

@@ -58,8 +58,8 @@ class HalfTheAtoms:
 
 
 # Andersen's collisions draw one component at a time, and constraints that tie components together
-# then take a part of it away: what is held together is too cold, in ASE too. Positions under BAOAB do
-# not follow constraints, in ASE neither, so that bonds would not keep their lengths.
+# then take a part of it away: what is held together is too cold, in ASE too. Positions under BAOAB
+# do not follow constraints, in ASE neither, so that bonds would not keep their lengths.
 LEFT_OUT = {
     ("Andersen", "bond lengths fixed"),
     ("Andersen", "centre of mass fixed"),
