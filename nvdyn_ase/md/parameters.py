@@ -13,7 +13,7 @@ from nvdyn_ase.optimize.facade import EngineParameter, per_system
 #: Arguments of ASE's constructors that for a list may be a sequence with one value per system.
 _ONE_EACH = frozenset(
     {
-        *("timestep", "dt", "temperature", "temperature_K", "friction", "andersen_prob"),
+        *("timestep", "temperature", "temperature_K", "friction", "andersen_prob"),
         *("taut", "taup", "pressure", "pressure_au", "compressibility", "compressibility_au"),
         *("tdamp", "pdamp", "ttime", "pfactor", "T_tau", "P_tau", "P_mass"),
     }
