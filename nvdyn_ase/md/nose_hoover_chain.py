@@ -157,7 +157,8 @@ class BarostatFacade(ChainFacade):
         for index, item in enumerate(atoms if isinstance(atoms, (list, tuple)) else ()):
             if getattr(item, "constraints", ()):
                 raise NotImplementedError(
-                    f"structure {index}: Current implementation does not support constraints"
+                    f"structure {index}: Current implementation does not support constraints; take "
+                    "them off, or choose an integrator at constant volume"
                 )
         super()._open_chain(atoms, model, engine, parameters, **options)
 
