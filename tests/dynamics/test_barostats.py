@@ -134,7 +134,7 @@ def mean_of_replicas(rows):
 @pytest.mark.parametrize("name", GASES)
 def test_an_ideal_gas_has_its_volume(name):
     """The mean volume at constant pressure is (N + 1) kT / P, its variance (N + 1) (kT / P)²."""
-    atoms, replicas, kT = 8, 300, kB * WARM
+    atoms, replicas, kT = 8, 600, kB * WARM
     batch, engine = gas(replicas, atoms, WARM, LOW), GASES[name]()
     engine.run(batch, n_steps=3000)
     volumes, kinetic = [], []
