@@ -11,7 +11,13 @@ import torch
 from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
 from nvdyn_ase.atoms.filters import Filters, filtered
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics import BaseDynamics, ConvergenceCriterion, ConvergenceHook, Outcome
+from nvdyn_ase.dynamics import (
+    BaseDynamics,
+    ConvergenceCriterion,
+    ConvergenceHook,
+    Optimizer,
+    Outcome,
+)
 from nvdyn_ase.dynamics.lifecycle import close_run
 from nvdyn_ase.dynamics.parameters import parameter_rows
 from nvdyn_ase.dynamics.run import Run
@@ -217,8 +223,9 @@ class AtomsDriver:
         self._stale = False
 
     def _stress_of_filters(self) -> np.ndarray | None:
-        engine: Any = self.engine  # filters go with optimizers only
-        stress = engine.stress_of_filters(self.batch)
+        if not isinstance(self.engine, Optimizer):  # of several stages, one may be an integrator
+            return None
+        stress = self.engine.stress_of_filters(self.batch)
         return None if stress is None else stress.detach().cpu().numpy()
 
     def take_up_changes(self) -> None:

@@ -21,6 +21,8 @@ from nvdyn_ase.optimize.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from typing import Any as _Behind
+
+    from nvdyn_ase.optimize.stages import Stages
 else:
     _Behind = object  # the class that stands behind in the order of inheritance is ASE's
 
@@ -174,6 +176,12 @@ class EngineFacade(_Behind):
     def engine(self) -> BaseDynamics | None:
         """The engine, or None where ASE's own code runs."""
         return None if self._driver is None else self._driver.engine
+
+    def __add__(self, other: Any) -> "Stages":
+        """Return this and, behind it, another optimizer or integrator of the same list."""
+        from nvdyn_ase.optimize.stages import Stages
+
+        return Stages([self, *(other.facades if isinstance(other, Stages) else [other])])
 
     # ---------------------------------------------------------------- running
 
