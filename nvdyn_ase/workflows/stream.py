@@ -1,7 +1,7 @@
 """Moving a stream of structures: they come into the batch as others leave it."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -67,15 +67,34 @@ def stream(
     n_steps: int | None,
     bar: Bar,
     checkpoints: Checkpoints | None = None,
+    done: Container[int] = (),
 ) -> Generator[Result, None, None]:
     """Move what the supply gives; yield each structure when it is done.
 
     If it is closed early, the structures that are being moved are left at the last finished step.
+
+    Parameters
+    ----------
+    engine
+        Who moves them.
+    supply
+        Where they come from.
+    n_steps
+        Steps of each.
+    bar
+        Shows how far it is.
+    checkpoints
+        Where those that are being moved are saved, and taken up from.
+    done
+        Positions of those that need not be taken up.
     """
     engine.sampler, engine.sinks = supply, [Results(engine, supply)]
-    engine.splitting = Splitting()
+    engine.splitting, engine.active_batch = Splitting(), None
     bar.watch(engine)
-    first = engine.first_batch()
+    saved = {} if checkpoints is None else checkpoints.read(done)
+    if saved and len(saved["batch"]):
+        engine.restore(supply.as_saved(saved["batch"]).to(engine.device), saved)
+    first = engine.first_systems(None)
     yield from _taken(supply.results)
     if first is not None:
         with engine.entered_hooks():
@@ -92,9 +111,7 @@ def _run(
     n_steps: int | None,
     checkpoints: Checkpoints | None,
 ) -> Generator[Result, None, None]:
-    if supply.saved:
-        engine.restore(first, supply.saved)
-    run = Run(engine, first, n_steps, resumed=bool(supply.saved))
+    run = Run(engine, first, n_steps)
     try:
         while not run.settle():
             yield from _taken(supply.results)
@@ -102,9 +119,11 @@ def _run(
                 checkpoints.save_if_due(engine, run.batch)
             run.advance()
     finally:
-        batch = run.close()
+        batch, engine.active_batch = run.close(), None
         if len(batch):
             _leave(engine, supply, batch)
+    if engine._sink_failure is not None:
+        raise engine._sink_failure
 
 
 def _leave(engine: BaseDynamics, supply: AtomsSupply, batch: Batch) -> None:

@@ -138,7 +138,9 @@ class LangevinBAOAB(HasNoise, BaseDynamics):
         if self.has_barostat:
             needs_volume(template_batch, type(self).__name__)
             cell = template_batch["cell"]
-            system["external"] = stress_rows(self.externalstress, n, self.hydrostatic).to(cell)
+            stress, alone = self.externalstress, self.hydrostatic
+            rows = self.places(template_batch).among(lambda n: stress_rows(stress, n, alone))
+            system["external"] = rows.to(cell)
             system["cell_momentum"] = torch.zeros_like(cell)
             # As in ASE the force on a cell is that before the last half kick of the atoms.
             system["kinetic"] = kinetic_tensor(template_batch)
