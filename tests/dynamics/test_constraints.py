@@ -388,6 +388,7 @@ def test_who_does_not_move_does_not_fail_to_be_held():
     waters[1].arrays["momenta"] = flying * waters[1].get_masses()[:, None]
     for mask, failing in (([True, False], [False, False]), ([True, True], [False, True])):
         batch, engine = batch_from_atoms(waters), NVE(EMT(), dt=1 * units.fs)
+        batch["forces"] = torch.zeros_like(batch["positions"])
         engine.masked_update(batch, torch.tensor(mask))
         ((failed, _),) = engine.constraints(batch).failures()
         assert failed.tolist() == failing
