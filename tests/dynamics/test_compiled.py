@@ -35,7 +35,7 @@ def test_half_steps_are_compiled_without_a_break():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler needs g++")
 @pytest.mark.parametrize("name", INTEGRATORS)
 def test_half_steps_are_a_handful_of_kernels(name):
-    of_any_shape = "mtk" in name or name in ("baoab npt", "baoab, nph", "rescaling, any shape")
+    of_any_shape = "mtk" in name or "baoab" in name or name == "rescaling, any shape"
     limit = PRODUCTS if of_any_shape else BESIDE
     for _, half, kernels, others in half_steps("inductor", name):
         assert 1 <= int(kernels) <= 8, (half, kernels)
