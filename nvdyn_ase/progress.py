@@ -100,11 +100,13 @@ class Summary:
         Of all together; of the slowest; of all together.
     failures
         Index, outcome and reason of the first that failed.
+    before
+        Structures that an earlier run has done; they are not among the others.
     """
 
     def __init__(self, failures_shown: int = 20) -> None:
         self.converged = self.not_converged = self.failed = 0
-        self.steps = self.most_steps = self.evaluations = 0
+        self.steps = self.most_steps = self.evaluations = self.before = 0
         self.failures: list[tuple[int, str, str]] = []
         self._failures_shown = failures_shown
         self._start = time.perf_counter()
@@ -163,6 +165,8 @@ class Summary:
             f"evaluations      {self.evaluations:8d}",
             f"time             {seconds:8.1f} s   {total / max(seconds, 1e-9):.1f} structures/s",
         ]
+        if self.before:
+            lines.insert(0, f"done before      {self.before:8d}")
         if self.failures:
             lines += ["", "failed:"]
             lines += [f"  {index:6d}  {kind}: {reason}" for index, kind, reason in self.failures]

@@ -39,6 +39,7 @@ class Results(DataSink):
     def write(self, batch: Batch, mask: Bool[Tensor, " B"] | None = None) -> None:
         """Bring the Atoms up to date, and note how they ended."""
         part = batch if mask is None else batch.index_select(mask)
+        part = self._not_taken(part)
         if not len(part):
             return
         numbers, engine = ids(part), self.engine
@@ -52,6 +53,11 @@ class Results(DataSink):
         self.supply.results.extend(
             result.at(index) for index, result in zip(numbers, found, strict=True)
         )
+
+    def _not_taken(self, batch: Batch) -> Batch:
+        """Return the systems that have not been here: an interrupt may come just behind that."""
+        rows = [row for row, index in enumerate(ids(batch)) if index in self.supply.moving]
+        return batch if len(rows) == len(batch) else batch.index_select(rows)
 
     def read(self) -> Batch:
         """There is nothing to read: Atoms have it."""
@@ -91,14 +97,20 @@ def stream(
     engine.sampler, engine.sinks = supply, [Results(engine, supply)]
     engine.splitting, engine.active_batch = Splitting(), None
     bar.watch(engine)
-    saved = {} if checkpoints is None else checkpoints.read(done)
-    if saved and len(saved["batch"]):
-        engine.restore(supply.as_saved(saved["batch"]).to(engine.device), saved)
-    first = engine.first_systems(None)
-    yield from _taken(supply.results)
-    if first is not None:
-        with engine.entered_hooks():
-            yield from _run(engine, supply, first, n_steps, checkpoints)
+    try:
+        saved = {} if checkpoints is None else checkpoints.read(done)
+        if saved and len(saved["batch"]):
+            engine.restore(supply.as_saved(saved["batch"]).to(engine.device), saved)
+        first = engine.first_systems(None)
+        yield from _taken(supply.results)
+        if first is not None:
+            with engine.entered_hooks():
+                yield from _run(engine, supply, first, n_steps, checkpoints)
+    except GeneratorExit:
+        raise
+    except BaseException:  # whatever has stopped it, who was done before is done
+        yield from _taken(supply.results)
+        raise
     yield from _taken(supply.results)
     if supply.problem is not None:
         raise supply.problem
