@@ -10,6 +10,7 @@ from loguru import logger
 from nvdyn_ase.data import AtomicData, Batch, StructureError
 from nvdyn_ase.dynamics.active import go_on_with
 from nvdyn_ase.dynamics.lifecycle import open_batch
+from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -173,6 +174,7 @@ class InflightBatching:
         """Return the first systems that it gives and a state for them; None if there are none."""
         if hasattr(self.sampler, "request_batch"):
             return self._many(())
+        self._find_budget()
         admitted = self._admitted()  # what the last run took and could not put into a batch
         while admitted is None and not self.sampler.exhausted:
             try:
@@ -186,6 +188,28 @@ class InflightBatching:
         self._taken = []
         self.write_rejected()
         return admitted
+
+    def _find_budget(self) -> None:
+        """On a GPU, give a sampler without budgets that of its memory, from one forward pass.
+
+        The first system is evaluated for that; it is among the first that are moved.
+        """
+        engine, sampler = cast(Any, self), self.sampler
+        limits = (sampler.max_atoms, sampler.max_edges, sampler.max_batch_size)
+        if engine.device.type == "cpu" or limits != (None, None, None) or self._taken:
+            return
+        first = sampler.request_replacement(None, None)
+        if first is None:
+            return
+        meter, batch = MemoryMeter(), self._prepared([first]).to(engine.device)
+        engine.adopt(batch)
+        with meter.watching(engine.device, batch.num_nodes):
+            engine.compute(batch)
+        sampler.max_atoms = meter.atoms_that_fit(engine.device, sampler.max_gpu_memory_fraction)
+        self._taken, room = [first], _room(sampler.max_atoms) - first.num_nodes
+        while (data := sampler.request_replacement(room, None)) is not None:
+            self._taken.append(data)
+            room -= data.num_nodes
 
     def _prepared(self, data: Sequence[AtomicData]) -> Batch:
         """Return systems that the sampler gave as what they are: nothing has happened to them."""

@@ -5,6 +5,7 @@ import torch
 from loguru import logger
 
 from nvdyn_ase.data import FIELDS, Batch, Level
+from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs
 from nvdyn_ase.neighbors import NeighborList
 
@@ -23,11 +24,14 @@ class Splitting:
         Atoms of one forward pass; None as long as memory has never ended.
     troubled
         Whether the model has failed on a system since this was last set to False.
+    meter
+        What forward passes have taken of a GPU's memory.
     """
 
     def __init__(self) -> None:
         self.max_atoms: int | None = None
         self.troubled = False
+        self.meter = MemoryMeter()
 
     def __repr__(self) -> str:
         """Say how large a part may be."""
@@ -77,7 +81,9 @@ class Splitting:
     ) -> None:
         """Evaluate systems, and note in ``pieces`` what came of it, of how many in ``sizes``."""
         try:
-            pieces.append(model(_part(batch, neighbors, first, last)))
+            part = _part(batch, neighbors, first, last)
+            with self.meter.watching(batch.device, part.num_nodes):
+                pieces.append(model(part))
             sizes.append(last - first)
             return
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:

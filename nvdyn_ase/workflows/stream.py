@@ -130,6 +130,8 @@ def _run(
             if checkpoints is not None:
                 checkpoints.save_if_due(engine, run.batch)
             run.advance()
+            if engine.splitting is not None:
+                supply.capacity.adapt(engine.splitting.meter, run.batch.device)
     finally:
         batch, engine.active_batch = run.close(), None
         if len(batch):
