@@ -168,10 +168,8 @@ class FusedStage(HooksOfStages, BaseDynamics):
             self._begin_history(batch)
 
     def _begin_history(self, batch: Batch) -> None:
-        if "stage_steps" in batch:
-            del batch["stage_steps"]
-        shape = len(batch), len(self.stages)
-        batch["stage_steps"] = torch.zeros(shape, dtype=torch.int64, device=batch.device)
+        none = torch.zeros(len(batch), len(self.stages), dtype=torch.int64, device=batch.device)
+        batch.add_key("stage_steps", none, "system", overwrite=True, default=0)
 
     def fresh_state(self, batch: Batch, places: Places | None = None) -> Batch:
         """Return a new state: none, as stages make theirs when systems enter them."""

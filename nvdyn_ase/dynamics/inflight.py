@@ -165,7 +165,7 @@ class InflightBatching:
         if batch is None:
             admitted = self._from_the_sampler()
             batch = None if admitted is None else admitted[0]
-        if batch is not None:
+        else:
             self.input_fields |= set(batch.keys())
         self.active_batch = batch
         return batch
@@ -231,6 +231,7 @@ class InflightBatching:
         engine: Any = self
         while self._taken:
             batch = self.delivered(self._prepared(self._taken).to(engine.device))
+            self.input_fields |= set(batch.keys())
             try:
                 return batch, engine.fresh_state(batch)
             except StructureError as error:
