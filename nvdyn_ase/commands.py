@@ -68,7 +68,7 @@ class _FileRun:
         self.checkpoints = Checkpoints(
             output.path.with_name(f"{output.path.name}.checkpoint.npz"),
             every=arguments.checkpoint_every,
-            run={key: source[key] for key in ("method", "parameters", "seed")},
+            run={key: value for key, value in source.items() if key != "versions"},
         )
 
     def do(self) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def model_hash(model: BaseModelMixin) -> str:
     """
     digest = hashlib.sha256()
     digest.update(type(model).__name__.encode())
-    digest.update(repr(model).encode())
+    digest.update(re.sub(r" at 0x\w+", "", repr(model)).encode())  # not where it is in memory
     for key, value in sorted(model.model_card.model_dump().items()):
         told = sorted(value) if isinstance(value, (set, frozenset)) else value
         digest.update(f"{key}={told!r}".encode())

@@ -186,10 +186,10 @@ class ResultFile:
                 f"{self._partial} has structures without {INDEX}, so that one cannot say which are "
                 "done; it is not of this program, or of an older version: move it away"
             )
-        if provenance is not None and not found:
-            self._tell(provenance)
-        elif provenance is not None:
+        if provenance is not None and (found or self._has_told()):
             self._compare(provenance, retry)
+        elif provenance is not None:
+            self._tell(provenance)
         for marks in found:
             self._outcomes[marks[INDEX]] = str(marks.get(f"{self.method}_outcome", ""))
 
@@ -226,6 +226,12 @@ class ResultFile:
                     file.write(json.dumps(dict(provenance), indent=1).encode())
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
+
+    def _has_told(self) -> bool:
+        """Say whether a run has come as far as to say what it is."""
+        if isinstance(self._file, DatabaseFile):
+            return bool(self._file.told())
+        return self._sidecar.exists()
 
     def _told(self) -> dict[str, Any]:
         if isinstance(self._file, DatabaseFile):

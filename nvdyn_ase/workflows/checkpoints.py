@@ -39,6 +39,7 @@ class Checkpoints:
         self.path, self.every, self.before = path, every, before
         self.run = json.loads(json.dumps(dict(run or {})))
         self._next: int | None = None
+        self._told = False
 
     def save_if_due(self, engine: BaseDynamics, batch: Batch) -> None:
         """Write the file if it is time."""
@@ -58,7 +59,9 @@ class Checkpoints:
         try:
             write_checkpoint(self.path, engine.saved(batch), facts)
         except OSError as error:
-            logger.warning("cannot write the checkpoint {}: {}", self.path, error)
+            if not self._told:
+                logger.warning("cannot write the checkpoint {}: {}", self.path, error)
+            self._told = True
 
     def read(self, done: Container[int]) -> dict[str, Batch]:
         """Return what the file holds of structures that are not done.
