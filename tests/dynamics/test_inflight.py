@@ -31,6 +31,7 @@ from nvdyn_ase.dynamics import (
     SnapshotHook,
     filter_cells,
 )
+from nvdyn_ase.dynamics.inflight import SinkError
 from nvdyn_ase.dynamics.parameters import PerAtom
 from nvdyn_ase.models import EMT
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
