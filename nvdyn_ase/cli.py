@@ -7,35 +7,59 @@ from typing import Any
 
 from nvdyn_ase import __version__
 
-_DESCRIPTION = "Batched relaxation of structures in files, with the numbers of ASE."
+_DESCRIPTION = """\
+Relaxation, molecular dynamics and evaluation of structures in files, many at a time, with the
+numbers of ASE."""
 
 _RELAX_DESCRIPTION = """\
-Relax every structure in the input files, many at a time, and write all of them, in the order of the
-input, to one file. Each ends as it would have alone in ASE.
+Relax every structure in the input files, many at a time, and write all of them to one file. Each
+ends as it would have alone in ASE.
 
   nvdyn-ase relax start.extxyz -o relaxed.extxyz --model emt
   nvdyn-ase relax *.cif -o relaxed.traj --model emt --fmax 0.01 --steps 1000
   nvdyn-ase relax start.traj@:100 -o 'POSCAR_{index}' --output-format vasp --model emt
-  nvdyn-ase relax argon.xyz -o out.xyz --model lj --model-option sigma=3.405 \\
+  nvdyn-ase relax argon.xyz -o out.db --model lj --model-option sigma=3.405 \\
       --model-option epsilon=0.0103 --model-option rc=8.5
+  nvdyn-ase relax big.extxyz -o out.db --model emt --resume
 """
 
-_RELAX_EPILOG = """\
-output
-  The format follows from the name, as in ase.io. Results are written as they come, where the format
-  can be added to (extxyz, traj, db), otherwise at the end. Until all is done the file is called
-  NAME.partial.EXT, and it is left under that name if something stops the command, so that a file
-  without .partial is complete. A file that exists is not replaced unless --overwrite is given.
+_MD_DESCRIPTION = """\
+Let every structure in the input files move for so many steps, and write all of them, as they are
+then, to one file. One that is at rest gets velocities of the temperature first.
 
-  Energy, forces and stress are stored as usual; info says how each structure ended:
-    relax_converged, relax_steps, relax_evaluations, relax_fmax (eV/Å)
-    relax_outcome  converged; budget (steps used up); nan, rejected or error (failed)
-    relax_reason   why it failed
+  nvdyn-ase md start.extxyz -o after.extxyz --model emt --steps 1000 --temperature 300
+"""
+
+_EVALUATE_DESCRIPTION = """\
+Compute energy, forces and, where the model has it, stress of every structure in the input files.
+
+  nvdyn-ase evaluate structures.extxyz -o evaluated.db --model emt
+"""
+
+_EPILOG = """\
+output
+  The format follows from the name, as in ase.io. Structures are written as they are done, where the
+  format can be added to (extxyz, traj, db), otherwise at the end; input_index is the position in
+  the input. Until all is done the file is called NAME.partial.EXT, and it is left under that name
+  if something stops the command, so that a file without .partial is complete. A file that exists
+  is not replaced unless --overwrite is given. What was run, with which model, versions and input,
+  is in NAME.provenance.json or, of a database, in its metadata.
+
+  Energy, forces and stress are stored as usual; info, or of a database the key-value pairs, say how
+  each structure ended, with the name of the command for JOB:
+    JOB_converged, JOB_steps, JOB_evaluations, JOB_fmax (eV/Å)
+    JOB_outcome  converged; budget (steps used up); not_finite, exploded, rejected or error (failed)
+    JOB_reason   why it failed
   A structure that failed is written too, as far as it got, without energy and forces.
 
+if it was stopped
+  The same command with --resume goes on: what is done is not done again, and what was being moved
+  goes on from a checkpoint, at most --checkpoint-every steps old, beside the output. It ends as an
+  undisturbed run would have.
+
 exit status
-  0 all converged; 1 some did not converge, or failed; 2 bad usage, unreadable input or output that
-  cannot be written; 130 interrupted
+  0 all converged, or did their steps; 1 some did not, or failed; 2 bad usage, unreadable input or
+  output that cannot be written; 130 interrupted
 """
 
 
@@ -62,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nvdyn_ase import commands
 
     try:
-        return getattr(commands, arguments.command)(arguments)
+        return commands.run_files(arguments)
     except commands.FOR_THE_USER as error:
         print(f"nvdyn-ase: error: {error}", file=sys.stderr)
         return 2
@@ -76,18 +100,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nvdyn-ase {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_relax(commands)
+    _add_md(commands)
+    _add_evaluate(commands)
     return parser
 
 
-def _add_relax(commands: Any) -> None:
-    parser = commands.add_parser(
-        "relax",
-        help="relax structures",
-        description=_RELAX_DESCRIPTION,
-        epilog=_RELAX_EPILOG,
+def _add_command(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
+    """Add a command with what all of them have: files, a model, batches, what is shown."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=short,
+        description=description,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command="relax_files")
+    parser.set_defaults(job=name)
+    _add_files(parser)
+    _add_energy(parser)
+    _add_batches(parser)
+    seen = parser.add_argument_group("what is shown")
+    seen.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a progress bar; by default, if this is a terminal",
+    )
+    seen.add_argument("--quiet", action="store_true", help="neither bar nor summary")
+    return parser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files")
     files.add_argument(
         "input",
@@ -105,6 +146,23 @@ def _add_relax(commands: Any) -> None:
     files.add_argument("--input-format", metavar="FORMAT", help="if the name does not tell")
     files.add_argument("--output-format", metavar="FORMAT", help="if the name does not tell")
     files.add_argument("--overwrite", action="store_true", help="replace output that exists")
+    files.add_argument(
+        "--ordered", action="store_true", help="write in the order of the input; early ones wait"
+    )
+    files.add_argument("--resume", action="store_true", help="go on where a run was stopped")
+    files.add_argument(
+        "--retry-failed", action="store_true", help="with --resume, do those that failed again"
+    )
+    files.add_argument(
+        "--checkpoint-every",
+        type=_at_least_one,
+        default=100,
+        metavar="N",
+        help="save what is being moved every N steps (%(default)s)",
+    )
+
+
+def _add_energy(parser: argparse.ArgumentParser) -> None:
     energy = parser.add_argument_group("energy and forces")
     energy.add_argument(
         "--model",
@@ -123,6 +181,24 @@ def _add_relax(commands: Any) -> None:
     energy.add_argument(
         "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; the model's own by default"
     )
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    batches = parser.add_argument_group("batches; results do not depend on them")
+    batches.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default="auto",
+        metavar="N",
+        help="structures moved together (%(default)s)",
+    )
+    batches.add_argument(
+        "--max-atoms", type=_at_least_one, metavar="N", help="atoms moved together, instead"
+    )
+
+
+def _add_relax(commands: Any) -> None:
+    parser = _add_command(commands, "relax", "relax structures", _RELAX_DESCRIPTION)
     method = parser.add_argument_group("method")
     method.add_argument(
         "--fmax", type=float, default=0.05, help="largest force at the end, eV/Å (%(default)s)"
@@ -133,41 +209,41 @@ def _add_relax(commands: Any) -> None:
     method.add_argument(
         "--optimizer", default="FIRE", metavar="NAME", help="of nvdyn_ase.optimize (%(default)s)"
     )
-    method.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        type=_assignment,
-        metavar="KEY=VALUE",
-        help="parameter of the optimizer, as maxstep=0.1; may be repeated",
-    )
+    _add_options(method, "--option", "parameter of the optimizer, as maxstep=0.1")
     method.add_argument(
         "--cell-filter",
         metavar="NAME",
         help="relax the cells too, with this class of nvdyn_ase.filters, as FrechetCellFilter",
     )
+    _add_options(method, "--filter-option", "parameter of the filter, as scalar_pressure=0.01")
+
+
+def _add_md(commands: Any) -> None:
+    parser = _add_command(commands, "md", "molecular dynamics", _MD_DESCRIPTION)
+    method = parser.add_argument_group("method")
+    method.add_argument("--steps", type=int, required=True, help="of each structure")
     method.add_argument(
-        "--filter-option",
+        "--integrator", default="Langevin", metavar="NAME", help="of nvdyn_ase.md (%(default)s)"
+    )
+    method.add_argument("--timestep", type=float, default=1.0, help="fs (%(default)s)")
+    method.add_argument("--temperature", type=float, metavar="T", help="K")
+    method.add_argument("--seed", type=int, default=0, help="of random numbers (%(default)s)")
+    _add_options(method, "--option", "parameter of the integrator in ASE units, as friction=0.002")
+
+
+def _add_evaluate(commands: Any) -> None:
+    _add_command(commands, "evaluate", "energies and forces", _EVALUATE_DESCRIPTION)
+
+
+def _add_options(group: Any, name: str, meaning: str) -> None:
+    group.add_argument(
+        name,
         action="append",
         default=[],
         type=_assignment,
         metavar="KEY=VALUE",
-        help="parameter of the filter, as scalar_pressure=0.01; may be repeated",
+        help=f"{meaning}; may be repeated",
     )
-    method.add_argument(
-        "--batch-size",
-        type=_batch_size,
-        default="auto",
-        metavar="N",
-        help="structures relaxed together (%(default)s); results do not depend on it",
-    )
-    seen = parser.add_argument_group("what is shown")
-    seen.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="a progress bar; by default, if this is a terminal",
-    )
-    seen.add_argument("--quiet", action="store_true", help="neither bar nor summary")
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -185,3 +261,10 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 def _batch_size(text: str) -> int | str:
     return text if text == "auto" else int(text)
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value

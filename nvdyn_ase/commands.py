@@ -1,24 +1,27 @@
 """What each command of ``nvdyn-ase`` does with the words that :mod:`nvdyn_ase.cli` has read."""
 
 import argparse
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-import ase
-import ase.io
 import torch
-from ase.io.formats import UnknownFileTypeError
 
-import nvdyn_ase.filters
 from nvdyn_ase.atoms import Result
+from nvdyn_ase.background_writer import BackgroundWriter, WriteError
+from nvdyn_ase.dynamics.checkpoint import CheckpointError
+from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
-from nvdyn_ase.output import OutputError, result_file
-from nvdyn_ase.workflows import Summary, relax
+from nvdyn_ase.output import OutputError, ResultFile, result_file
+from nvdyn_ase.progress import Bar, Summary
+from nvdyn_ase.provenance import provenance
+from nvdyn_ase.reading import Unreadable, structures
+from nvdyn_ase.workflows.ahead import ReadAhead
+from nvdyn_ase.workflows.capacity import Capacity
+from nvdyn_ase.workflows.checkpoints import Checkpoints
+from nvdyn_ase.workflows.flow import flow
+from nvdyn_ase.workflows.stream import in_order
+from nvdyn_ase.workflows.supply import Numbered
 
 
 class CommandError(Exception):
@@ -26,131 +29,184 @@ class CommandError(Exception):
 
 
 #: Errors that say on one line all that the user needs.
-FOR_THE_USER = (CommandError, OutputError)
+FOR_THE_USER = (CommandError, JobError, OutputError, CheckpointError)
 
 
-def relax_files(arguments: argparse.Namespace) -> int:
-    """Do ``nvdyn-ase relax``; return its exit status."""
-    output = result_file(arguments.output, arguments.output_format, arguments.overwrite)
-    model = _model(arguments.model, dict(arguments.model_option), arguments.device)
-    structures = _read(arguments.input, arguments.input_format)
-    # Nothing is created before there is something to put there.
-    ahead = list(islice(structures, 2))
-    results = _results(chain(_popped(ahead), structures), model, arguments)
-    output.open(at_least=len(ahead))
-    summary = Summary()
-    stopped: BaseException | None = None
+def run_files(arguments: argparse.Namespace) -> int:
+    """Do a job with the structures in files; return the exit status of the command."""
+    job, model = job_of(arguments), _model(arguments)
+    _check(arguments, job, model)
+    source = _provenance(arguments, job, model)
+    output = result_file(
+        *(arguments.output, arguments.output_format, arguments.overwrite),
+        resume=arguments.resume,
+        method=job.method,
+    )
+    run = _FileRun(arguments, job, model, output, source)
+    if arguments.resume and output.is_complete() and not arguments.retry_failed:
+        run.checkpoints.remove()  # it was about to be when the run was stopped
+        print(f"{arguments.output} is complete: there is nothing to resume")
+        return 0
+    return run.do()
+
+
+class _FileRun:
+    """The structures of files on their way through a job, into a file."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        job: Job,
+        model: BaseModelMixin,
+        output: ResultFile,
+        source: dict[str, Any],
+    ) -> None:
+        self.arguments, self.job, self.model, self.output = arguments, job, model, output
+        self.source = source
+        self.input = Input(arguments, job)
+        self.summary = Summary()
+        self.checkpoints = Checkpoints(
+            output.path.with_name(f"{output.path.name}.checkpoint.npz"),
+            every=arguments.checkpoint_every,
+            run={key: value for key, value in source.items() if key != "versions"},
+        )
+
+    def do(self) -> int:
+        """Move all structures, and write them; return the exit status."""
+        output, resume = self.output, self.arguments.resume and self.output.is_begun()
+        if resume:
+            output.open(1, self.source, resume=True, retry=self.arguments.retry_failed)
+        done = self._done() if resume else frozenset()
+        reading = ReadAhead(self.input.read(done))
+        try:
+            first = list(islice(reading, 2))
+            if not (first or done):
+                raise CommandError(self.input.why_nothing())
+            if not resume:
+                output.open(len(first), self.source)
+                self.checkpoints.remove()
+            stopped = self._move(chain(first, reading), done)
+        finally:
+            reading.close()
+        return self._told(stopped, len(done))
+
+    def _done(self) -> frozenset[int]:
+        """Return which structures need not be moved."""
+        failed = self.output.failed() if self.arguments.retry_failed else set()
+        return frozenset(self.output.done() - failed)
+
+    def _move(self, numbered: Iterator[Numbered], done: frozenset[int]) -> BaseException | None:
+        """Move structures and write them; return what has stopped it, if anything."""
+        writer: BackgroundWriter[Result] = BackgroundWriter(self.output)
+        self.checkpoints.before = writer.flush
+        stopped: BaseException | None = None
+        try:
+            for result in self.summary.watch(self._results(numbered, done)):
+                writer.put(result)
+            writer.flush()
+        except BaseException as why:  # whatever it is, what was written must be whole
+            stopped = why
+        try:
+            writer.close(self.output.close, stopped is None)
+        except WriteError as error:
+            cause = error.__cause__
+            stopped = cause if isinstance(cause, OutputError) else OutputError(one_line(error))
+        if stopped is None:
+            self.checkpoints.remove()
+        return stopped
+
+    def _told(self, stopped: BaseException | None, before: int) -> int:
+        """Say how it went; return the exit status, or raise what has stopped it."""
+        problems = dict(self.input.problems)
+        self.summary.before = before
+        for index, problem in problems.items():
+            self.summary.unreadable(index, problem)
+        if not self.arguments.quiet:
+            print(f"{self.summary}\n\n{self.output.state()}")
+        if stopped is not None:
+            raise stopped
+        return 0 if not problems and self.job.is_success(self.output.outcomes()) else 1
+
+    def _results(self, numbered: Iterator[Numbered], done: frozenset[int]) -> Iterator[Result]:
+        arguments = self.arguments
+        shown: bool | str = "always" if arguments.progress else arguments.progress is None
+        results: Iterator[Result] = flow(
+            *(numbered, self.model, self.job.make, self.job.n_steps),
+            cell_filter=self.job.cell_filter,
+            capacity=Capacity(arguments.batch_size, self.model, arguments.max_atoms),
+            bar=Bar(numbered, False if arguments.quiet else shown),
+            checkpoints=self.checkpoints,
+            done=done,
+        )
+        return in_order(results) if arguments.ordered else results
+
+
+class Input:
+    """The structures of input files, and what cannot be read.
+
+    Attributes
+    ----------
+    problems
+        What cannot be read, by position.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, job: Job) -> None:
+        self._names, self._form = arguments.input, arguments.input_format
+        self._prepare = job.prepare
+        self.problems: dict[int, str] = {}
+
+    def read(self, skip: frozenset[int] = frozenset()) -> Iterator[Numbered]:
+        """Iterate over the structures that can be read, with their positions."""
+        for index, found in structures(self._names, self._form, skip):
+            if isinstance(found, Unreadable):
+                self.problems[index] = str(found)
+                continue
+            if self._prepare is not None:
+                self._prepare(index, found)
+            yield index, found
+
+    def why_nothing(self) -> str:
+        """Say why there is no structure."""
+        return next(iter(self.problems.values()), "there are no structures")
+
+
+def _check(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> None:
+    """Raise what would be raised for every structure, before anything is read or written."""
+    if arguments.retry_failed and not arguments.resume:
+        raise CommandError("--retry-failed goes on with an output; it needs --resume")
+    if arguments.ordered and arguments.resume:
+        raise CommandError("--ordered and --resume exclude each other: what is done stays in place")
+    if job.cell_filter is not None and not model.model_card.supports_stress:
+        raise CommandError(f"{arguments.model} gives no stress, which --cell-filter needs")
     try:
-        for result in summary.watch(results):
-            with _uninterrupted():
-                output.write(result)
-    except BaseException as why:  # whatever it is, what was written must be whole
-        stopped = why
-    with _uninterrupted():
-        output.close(complete=stopped is None)
-    if not arguments.quiet:
-        print(f"{summary}\n\n{output.state()}")
-    if stopped is not None:
-        raise stopped
-    return 0 if summary.converged == summary.total else 1
-
-
-def _model(name: str, options: dict[str, Any], device: str | None) -> BaseModelMixin:
-    try:
-        model = as_model(name, **options)
+        job.make(model)
+        Capacity(arguments.batch_size, model, arguments.max_atoms)
     except (TypeError, ValueError) as error:
-        raise CommandError(_one_line(error)) from error
+        raise CommandError(one_line(error)) from error
+
+
+def _model(arguments: argparse.Namespace) -> BaseModelMixin:
+    device = arguments.device
+    try:
+        model = as_model(arguments.model, **dict(arguments.model_option))
+    except (TypeError, ValueError) as error:
+        raise CommandError(one_line(error)) from error
     if device is None:
         return model
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"--device {device}: {_one_line(error)}") from error
+        raise CommandError(f"--device {device}: {one_line(error)}") from error
     return model.to(device)
 
 
-def _results(
-    structures: Iterable[ase.Atoms], model: BaseModelMixin, arguments: argparse.Namespace
-) -> Iterable[Result]:
-    progress = "always" if arguments.progress else arguments.progress is None
-    if arguments.quiet:
-        progress = False
+def _provenance(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> dict[str, Any]:
     try:
-        return relax(
-            structures,
-            model,
-            optimizer=arguments.optimizer,
-            fmax=arguments.fmax,
-            steps=arguments.steps,
-            cell_filter=_cell_filter(arguments.cell_filter, dict(arguments.filter_option)),
-            batch_size=arguments.batch_size,
-            progress=progress,
-            **dict(arguments.option),
+        return provenance(
+            *(job.method, job.parameters, model, arguments.input),
+            model_name=arguments.model,
+            model_options=dict(arguments.model_option),
+            seed=job.seed,
         )
-    except (TypeError, ValueError) as error:
-        raise CommandError(_one_line(error)) from error
-
-
-def _cell_filter(name: str | None, options: dict[str, Any]) -> Any:
-    """Return what ``relax`` takes: a name, or a function that puts the filter on."""
-    if not options:
-        return name
-    if name not in nvdyn_ase.filters.__all__:
-        raise CommandError("--filter-option needs the name of a filter in --cell-filter")
-    kind = partial(getattr(nvdyn_ase.filters, name), **options)
-    try:
-        kind(ase.Atoms("H", cell=[1.0, 1.0, 1.0], pbc=True))
-    except (TypeError, ValueError) as error:
-        raise CommandError(f"{name}: {_one_line(error)}") from error
-    return kind
-
-
-def _read(names: list[str], form: str | None) -> Iterator[ase.Atoms]:
-    """Read all files, one structure at a time."""
-    for name in names:
-        count = 0
-        try:
-            for atoms in ase.io.iread(name, format=form):
-                yield atoms
-                count += 1
-        except Exception as error:
-            what = f"structure {count} of {name}" if count else name
-            raise CommandError(f"cannot read {what}: {_why_unreadable(error)}") from error
-        if not count:
-            raise CommandError(f"there are no structures in {name}")
-
-
-def _why_unreadable(error: Exception) -> str:
-    if isinstance(error, UnknownFileTypeError) and " " not in str(error):
-        return "it is in no format that ase.io knows; --input-format names one"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if not str(error):
-        return f"it is not a valid file of its format ({type(error).__name__})"
-    return _one_line(error)
-
-
-def _popped(items: list[Any]) -> Iterator[Any]:
-    while items:
-        yield items.pop(0)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return what an error says, on one line; its type if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until what is being written is whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+    except OSError as error:
+        raise CommandError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -13,7 +13,7 @@ from nvdyn_ase.dynamics import BaseDynamics, HookStageEnum
 
 
 class Bar:
-    """A progress bar over a stream of structures.
+    """A progress bar over a stream of structures: how many are done, how fast, how long still.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Bar:
         self._shown = progress == "always" or (progress and _somebody_looks())
         self._total = len(structures) if isinstance(structures, Sized) else None
         self._bar: Any = None
-        self._done = self._failed = 0
+        self._active = self._failed = 0
 
     def __enter__(self) -> None:
         """Show the bar."""
@@ -46,37 +46,37 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def watch(self, engine: BaseDynamics | None, size: int) -> None:
-        """Follow an engine that starts with so many structures."""
-        if self._bar is not None and engine is not None:
-            engine.register_hook(_WithinBatch(self, size))
+    def watch(self, engine: BaseDynamics) -> None:
+        """Show how many systems an engine is moving."""
+        if self._shown:
+            engine.register_hook(_Active(self))
 
-    def show(self, more: int) -> None:
-        """Show so many structures beyond those of the batches that are done."""
-        self._bar.update(self._done + more - self._bar.n)
-
-    def count(self, results: Iterable[Result]) -> None:
-        """Count a batch that is done."""
-        for result in results:
-            self._done += 1
-            self._failed += result.outcome.failed
+    def count(self, result: Result) -> None:
+        """Count a structure that is done."""
+        self._failed += result.outcome.failed
         if self._bar is not None:
-            self._bar.set_postfix(failed=self._failed, refresh=False)
-            self.show(0)
+            self.say()
+            self._bar.update(1)
+
+    def say(self, active: int | None = None) -> None:
+        """Show the number of systems being moved, and of failures."""
+        self._active = self._active if active is None else active
+        if self._bar is not None:
+            self._bar.set_postfix(active=self._active, failed=self._failed, refresh=False)
 
 
-class _WithinBatch:
-    """A hook that moves a bar within a batch."""
+class _Active:
+    """A hook that tells a bar how many systems there are; the host knows that."""
 
     stage = HookStageEnum.AFTER_STEP
     frequency = 10
 
-    def __init__(self, bar: Bar, size: int) -> None:
-        self._bar, self._size = bar, size
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
 
     def __call__(self, batch: Batch, dynamics: BaseDynamics) -> None:
-        """Count those that have left the engine's batch, without waiting for the device."""
-        self._bar.show(self._size - len(batch))
+        """Tell it."""
+        self._bar.say(len(batch))
 
 
 def _somebody_looks() -> bool:
@@ -100,11 +100,13 @@ class Summary:
         Of all together; of the slowest; of all together.
     failures
         Index, outcome and reason of the first that failed.
+    before
+        Structures that an earlier run has done; they are not among the others.
     """
 
     def __init__(self, failures_shown: int = 20) -> None:
         self.converged = self.not_converged = self.failed = 0
-        self.steps = self.most_steps = self.evaluations = 0
+        self.steps = self.most_steps = self.evaluations = self.before = 0
         self.failures: list[tuple[int, str, str]] = []
         self._failures_shown = failures_shown
         self._start = time.perf_counter()
@@ -124,6 +126,12 @@ class Summary:
         else:
             self.not_converged += 1
         return result
+
+    def unreadable(self, index: int, problem: str) -> None:
+        """Count a record of the input that is no structure."""
+        self.failed += 1
+        if len(self.failures) < self._failures_shown:
+            self.failures.append((index, "unreadable", problem))
 
     def watch(self, results: Iterable[Result]) -> Iterator[Result]:
         """Count results on their way through, and the time that they take."""
@@ -157,6 +165,8 @@ class Summary:
             f"evaluations      {self.evaluations:8d}",
             f"time             {seconds:8.1f} s   {total / max(seconds, 1e-9):.1f} structures/s",
         ]
+        if self.before:
+            lines.insert(0, f"done before      {self.before:8d}")
         if self.failures:
             lines += ["", "failed:"]
             lines += [f"  {index:6d}  {kind}: {reason}" for index, kind, reason in self.failures]

@@ -13,13 +13,16 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import FIRE as ASE_FIRE
 
+from nvdyn_ase import workflows
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.filters import FrechetCellFilter, UnitCellFilter
 from nvdyn_ase.models import Harmonic
 from nvdyn_ase.optimize import FIRE
-from nvdyn_ase.workflows import Result, Summary, relax
+from nvdyn_ase.workflows import Result, Summary
 from tests.systems import argon, mixed
 from tests.wells import Well
+
+relax = partial(workflows.relax, ordered=True)
 
 
 def bits(results):
@@ -168,15 +171,14 @@ def test_an_endless_stream_is_read_a_batch_at_a_time_and_let_go():
             yield atoms
             del atoms
 
-    results = relax(source(), Well(), batch_size=3)
+    results = workflows.relax(source(), Well(), batch_size=3)
     assert given == 0
-    for index in range(7):
+    for count in range(1, 12):
         result = next(results)
-        assert result.index == index
-        assert given == 3 * (index // 3 + 1)
+        assert given <= count + 2 * 3
         del result
         gc.collect()
-        assert len(alive) <= 3
+        assert len(alive) <= 2 * 3
     results.close()
 
 
@@ -186,7 +188,7 @@ class Odd(EMT):
 
 @pytest.mark.parametrize(
     ("model", "calc", "expected"),
-    [(Well(), None, 33), (Odd(), None, 1), (None, EMT(), 33), (None, Odd(), 1)],
+    [(Well(), None, 33), (Odd(), None, 3), (None, EMT(), 33), (None, Odd(), 1)],
 )
 def test_auto_counts_atoms_and_whatever_is_no_structure(model, calc, expected):
     given = 0
@@ -199,17 +201,18 @@ def test_auto_counts_atoms_and_whatever_is_no_structure(model, calc, expected):
             else:
                 yield ase.Atoms()
 
-    next(relax(source(), model, steps=0))
+    next(workflows.relax(source(), model, steps=0))  # with atoms counted, who is none comes first
     assert given == expected
 
 
 def test_closing_early_leaves_the_rest_untouched():
     structures = [pair(1.0 + i) for i in range(6)]
-    results = relax(structures, Well(), batch_size=2)
-    next(results)
+    results = workflows.relax(structures, Well(), batch_size=2)
+    done = {next(results).index}
     results.close()
-    assert [atoms.calc is None for atoms in structures] == [False] * 2 + [True] * 4
-    assert all(atoms.positions[1, 0] == 1.0 + i for i, atoms in enumerate(structures) if i > 1)
+    moved = {i for i, atoms in enumerate(structures) if atoms.positions[1, 0] != 1.0 + i}
+    assert done < {0, 1, 2} and moved <= {0, 1, 2}
+    assert {i for i, atoms in enumerate(structures) if atoms.calc is not None} == {0, 1}
 
 
 def test_an_error_in_reading_comes_after_what_was_read():
@@ -339,15 +342,19 @@ def test_a_model_that_raises_fails_only_who_is_to_blame(closer_than):
     assert failed.index == 3
     assert failed.reason == "RuntimeError: it went bang"
     assert not failed.converged
-    assert math.isnan(failed.energy)
     assert np.isfinite(failed.atoms.positions).all()
+    # What it has is of where it stands, which is where the last step has brought it that went well.
+    squares = (failed.atoms.positions**2).sum()
+    if closer_than == 0.9:
+        assert failed.energy == pytest.approx(0.5 * squares, rel=1e-12)
+    else:
+        assert math.isnan(failed.energy)
     assert np.abs(failed.atoms.positions).max() <= 1.3
     expected = bits(relax(structures(), Well(), fmax=0.01))
     others = [r for r in results if r is not failed]
     assert all(r.converged for r in others)
     assert bits(others) == [row for index, row in enumerate(expected) if index != 3]
     if closer_than == 0.9:
-        # It stands where the last step that the model could do has brought it.
         assert failed.steps > 0
         assert 0.9 <= np.abs(failed.atoms.positions).max() < 1.3
 

@@ -8,14 +8,18 @@ from nvdyn_ase.atoms.proxy import CalculatorProxy, unwrapped
 from nvdyn_ase.atoms.reading import Changes, read_back
 from nvdyn_ase.atoms.report import Result
 from nvdyn_ase.atoms.results import PROPERTIES
+from nvdyn_ase.atoms.sinks import DatabaseSink, ExtxyzSink, TrajectorySink
 from nvdyn_ase.atoms.writing import write_back
 
 __all__ = [
     "PROPERTIES",
     "CalculatorProxy",
     "Changes",
+    "DatabaseSink",
+    "ExtxyzSink",
     "HostConstraint",
     "Result",
+    "TrajectorySink",
     "batch_from_atoms",
     "batch_to_atoms",
     "batch_to_inputs",

@@ -102,14 +102,27 @@ class Filters:
         self._known = now
         return self._hide(batch) or bool(changed)
 
-    def write(self, batch: Batch) -> None:
-        """Write the strains of a batch into the strain filters."""
-        strained = {row: f for row, f in self._cells.items() if isinstance(f, StrainFilter)}
-        if not strained:
+    def write(self, batch: Batch, stress: np.ndarray | None) -> None:
+        """Write what the filters tell of a batch into them.
+
+        Parameters
+        ----------
+        batch
+            The systems; strain filters get their strains.
+        stress
+            Of each filter that is no strain filter, in order, (D, 6); None to leave it alone.
+        """
+        cells: list[Any] = list(self._cells.values())
+        others = [item for item in cells if not isinstance(item, StrainFilter)]
+        if stress is not None:
+            for item, own in zip(others, stress, strict=True):
+                item.stress = own.copy()
+        if len(others) == len(cells):
             return
         strains = batch["strain"].cpu().numpy()
-        for row, item in strained.items():
-            item.strain[:] = strains[row]
+        for row, item in self._cells.items():
+            if isinstance(item, StrainFilter):
+                item.strain[:] = strains[row]
         self._known = self._read()
 
     def origin(self, batch: Batch) -> dict[str, np.ndarray]:

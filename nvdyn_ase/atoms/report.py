@@ -1,7 +1,7 @@
 """How each system of a batch ended, for its user."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ase
@@ -37,6 +37,8 @@ class Result:
         How it ended; ``Outcome.ACTIVE`` while it still moves.
     reason
         Why it failed and what to do; empty if it did not.
+    stage_steps
+        Steps in each stage of a run of several; empty in a run of one.
     """
 
     atoms: ase.Atoms
@@ -48,6 +50,11 @@ class Result:
     fmax: float
     outcome: Outcome
     reason: str = ""
+    stage_steps: tuple[int, ...] = ()
+
+    def at(self, index: int) -> "Result":
+        """Return the same at another position in the input."""
+        return replace(self, index=index)
 
     @classmethod
     def of_batch(
@@ -76,6 +83,7 @@ class Result:
             columns["energy"] = energies
         lost = collapsed(batch)
         notes = batch["blow_up"].cpu().tolist() if "blow_up" in batch else [None] * len(batch)
+        stages = batch["stage_steps"].tolist() if "stage_steps" in batch else [()] * len(batch)
         results = []
         for row, system in enumerate(atoms):
             outcome = Outcome(int(columns["outcome"][row]))
@@ -92,6 +100,7 @@ class Result:
                     fmax=float(columns["fmax"][row]),
                     outcome=outcome,
                     reason=reason,
+                    stage_steps=tuple(stages[row]),
                 )
             )
         return results

@@ -49,8 +49,10 @@ def segment_dot(
     return torch.segment_reduce(product, "sum", offsets=ptr3, unsafe=True, initial=0.0).view(-1, 1)
 
 
-def segment_max(values: Float[Tensor, "V ..."], ptr: Int[Tensor, " B1"]) -> Float[Tensor, "B ..."]:
-    """Largest row of each segment; ``-inf`` for an empty one. NaN wins over any number.
+def segment_max(
+    values: Float[Tensor, "V ..."], ptr: Int[Tensor, " B1"], least: float = -float("inf")
+) -> Float[Tensor, "B ..."]:
+    """Largest row of each segment, but no less than ``least``. NaN wins over any number.
 
     Parameters
     ----------
@@ -58,10 +60,12 @@ def segment_max(values: Float[Tensor, "V ..."], ptr: Int[Tensor, " B1"]) -> Floa
         Rows, (V, ...).
     ptr
         Segment boundaries, (B + 1,).
+    least
+        What an empty segment has.
 
     Returns
     -------
     Tensor
         One row per segment, (B, ...).
     """
-    return torch.segment_reduce(values, "max", offsets=ptr, unsafe=True, initial=-float("inf"))
+    return torch.segment_reduce(values, "max", offsets=ptr, unsafe=True, initial=least)

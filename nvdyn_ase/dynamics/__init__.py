@@ -60,7 +60,7 @@ from nvdyn_ase.dynamics.optimizers import (
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sampler import Rejected, SizeAwareSampler
 from nvdyn_ase.dynamics.schedules import Ramp, Schedule
-from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
+from nvdyn_ase.dynamics.sinks import DataSink, GPUBuffer, HostMemory, ZarrData
 
 __all__ = [
     "BFGS",
@@ -87,6 +87,7 @@ __all__ = [
     "EnergyDriftMonitorHook",
     "FreezeAtomsHook",
     "FusedStage",
+    "GPUBuffer",
     "GoodOldQuasiNewton",
     "GradientDescent",
     "Hook",
@@ -122,5 +123,6 @@ __all__ = [
     "StochasticCellRescaling",
     "VelocityVerlet",
     "WrapPeriodicHook",
+    "ZarrData",
     "filter_cells",
 ]

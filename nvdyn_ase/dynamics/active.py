@@ -149,8 +149,12 @@ class InflightSystems(ActiveSystems):
         """
         engine, before = self.engine, self.batch
         due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
-        if not due or not engine.may_write or not frozen.any():
+        # Whom the model has failed on would be asked about again in each step.
+        urgent = engine.splitting is not None and engine.splitting.troubled
+        if not (due or urgent) or not engine.may_write or not frozen.any():
             return None
+        if engine.splitting is not None:
+            engine.splitting.troubled = False
         staying = self._exchange(frozen, refill=True)
         return None if self.batch is before else staying
 

@@ -21,6 +21,7 @@ from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.run import Run
+from nvdyn_ase.dynamics.saving import Saving
 from nvdyn_ase.dynamics.sinks import DataSink
 from nvdyn_ase.dynamics.together import rows_behind
 from nvdyn_ase.dynamics.who_moves import WhoMoves
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
 
 
-class BaseDynamics(InflightBatching, WhoMoves):
+class BaseDynamics(InflightBatching, Saving, WhoMoves):
     """Moves every system of a batch, one forward pass of the model a step.
 
     A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
@@ -248,14 +249,20 @@ class BaseDynamics(InflightBatching, WhoMoves):
         if self._arriving is not None:
             # The method has seen forces of theirs that are none, and may have retired them for it.
             fields = (*fields, "status", "outcome")
+        constraints = self.constraints(batch)
+        before = constraints.note_failures()
         masked(update, batch, self.state, fields, active, self._writes_in_place)
+        constraints.only_failures_of(active.system, before)
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
         self.adopt(batch)
         active, fields = ActiveMask(mask.view(-1, 1), batch), self._mutable_fields
+        constraints = self.constraints(batch)
+        before = constraints.note_failures()
         for update in (self.begin_step, self.post_update):
             masked(update, batch, self.state, fields, active, self._writes_in_place)
+        constraints.only_failures_of(active.system, before)
 
     def step(self, batch: Batch) -> tuple[Batch, Int[Tensor, " n"] | None]:
         """Do one step.

@@ -149,7 +149,10 @@ class DeformedCells:
         if len(self._frechet):
             F = self._frechet.into(F, exponential(self._frechet.of(F) - self._log_size))
         T = F.transpose(1, 2)
-        return T if self._mask is None else self._one + (T - self._one) * self._mask
+        if self._mask is None:
+            return T
+        # Where all may change, the bits are those without a mask, which others in the batch have.
+        return torch.where(self._mask == 1.0, T, self._one + (T - self._one) * self._mask)
 
     # ---------------------------------------------------------------- forces
 
@@ -168,6 +171,16 @@ class DeformedCells:
             rows = self._exp.into(rows, self._exp_forces(now, virial))
         rows = self._traceless(rows) / self._factor
         return torch.where(now.determinant > COLLAPSED, rows, torch.nan)
+
+    def stress(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Matrices:
+        """Return the stress that ASE's filters tell: what may change of it, with the pressure."""
+        now, rows = self.deformation(batch), self.systems.of(stress)
+        if self._pressure is not None:
+            rows = rows + self._pressure * self._one
+        if len(self._unit_cell):
+            pulled = self._unit_cell.of(rows @ now.inverse.transpose(1, 2))
+            rows = self._unit_cell.into(rows, pulled)
+        return self._traceless(self._allowed(rows))
 
     def _unit_cell_forces(self, now: Deformation, virial: Matrices) -> OfOneKind:
         """Return the derivative with respect to the deformation."""

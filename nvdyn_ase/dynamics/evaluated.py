@@ -9,6 +9,9 @@ from nvdyn_ase.data import Batch
 
 _GEOMETRY = ("positions", "cell", "pbc", "atomic_numbers")
 
+#: What a model says of a geometry.
+RESULTS = ("energy", "free_energy", "forces", "stress")
+
 
 class Evaluated(NamedTuple):
     """The model, what it gave, and the very tensors it was given, as they were.

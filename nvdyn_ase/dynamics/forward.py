@@ -17,6 +17,7 @@ from nvdyn_ase.dynamics.hooks.protocol import HookStageEnum
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import PerSystemParameters
 from nvdyn_ase.dynamics.rows import largest_norm
+from nvdyn_ase.dynamics.splitting import Splitting
 from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs
 from nvdyn_ase.neighbors import NeighborList
 
@@ -35,6 +36,8 @@ class ForwardPass(PerSystemParameters):
     def __init__(self, model: BaseModelMixin) -> None:
         self.use_model(model)
         self.outputs: frozenset[str] = frozenset()
+        #: For forward passes that may fail on somebody; None: as one, and errors are raised.
+        self.splitting: Splitting | None = None
         self._batch: Batch | None = None
         self._constraints: BatchConstraints | None = None
         self._looked_at: tuple[Batch, BatchConstraints] | None = None
@@ -93,7 +96,10 @@ class ForwardPass(PerSystemParameters):
             failures = self._neighbors.failures
         needs = self.needs(batch)
         with self.model.computing(self.outputs | needs):
-            outputs = self.model(batch)
+            if self.splitting is None:
+                outputs = self.model(batch)
+            else:
+                outputs = self.splitting.forward(self.model, batch, self._neighbors)
         missing = sorted(needs - outputs.keys())
         if missing:
             raise RuntimeError(

@@ -10,6 +10,7 @@ from loguru import logger
 from nvdyn_ase.data import AtomicData, Batch, StructureError
 from nvdyn_ase.dynamics.active import go_on_with
 from nvdyn_ase.dynamics.lifecycle import open_batch
+from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
@@ -177,6 +178,9 @@ class InflightBatching:
 
     def _from_the_sampler(self) -> tuple[Batch, Batch] | None:
         """Return the first systems that it gives and a state for them; None if there are none."""
+        if hasattr(self.sampler, "request_batch"):
+            return self._many(())
+        self._find_budget()
         admitted = self._admitted()  # what the last run took and could not put into a batch
         while admitted is None and not self.sampler.exhausted:
             try:
@@ -190,6 +194,28 @@ class InflightBatching:
         self._taken = []
         self.write_rejected()
         return admitted
+
+    def _find_budget(self) -> None:
+        """On a GPU, give a sampler without budgets that of its memory, from one forward pass.
+
+        The first system is evaluated for that; it is among the first that are moved.
+        """
+        engine, sampler = cast(Any, self), self.sampler
+        limits = (sampler.max_atoms, sampler.max_edges, sampler.max_batch_size)
+        if engine.device.type == "cpu" or limits != (None, None, None) or self._taken:
+            return
+        first = sampler.request_replacement(None, None)
+        if first is None:
+            return
+        meter, batch = MemoryMeter(), self._prepared([first]).to(engine.device)
+        engine.adopt(batch)
+        with meter.watching(engine.device, batch.num_nodes):
+            engine.compute(batch)
+        sampler.max_atoms = meter.atoms_that_fit(engine.device, sampler.max_gpu_memory_fraction)
+        self._taken, room = [first], _room(sampler.max_atoms) - first.num_nodes
+        while (data := sampler.request_replacement(room, None)) is not None:
+            self._taken.append(data)
+            room -= data.num_nodes
 
     def _prepared(self, data: Sequence[AtomicData]) -> Batch:
         """Return systems that the sampler gave as what they are: nothing has happened to them."""
@@ -233,6 +259,8 @@ class InflightBatching:
             A batch, and who of it stays.
         """
         sampler, admitted = self.sampler, None
+        if hasattr(sampler, "request_batch"):
+            return self._many(staying["system_id"].view(-1).cpu().numpy()[rows].tolist())
         sizes = np.asarray(staying.num_nodes_list)[rows]
         atoms = _room(sampler.max_atoms) - int(sizes.sum())
         edges = _room(sampler.max_edges) - self._edges_of_staying(staying, rows)
@@ -250,6 +278,28 @@ class InflightBatching:
                 return None
             admitted = self._admitted()
         return admitted
+
+    def _many(self, staying: Sequence[int]) -> tuple[Batch, Batch] | None:
+        """Return the next systems of a sampler that hands them out many at a time, and a state.
+
+        It has ``request_batch(staying)``, which returns a batch or None, and ``reject(index,
+        reason)`` for those that the method cannot move. ``staying`` are the ``system_id`` of those
+        that they have to fit beside.
+        """
+        engine: Any = self
+        while (batch := self.sampler.request_batch(staying)) is not None:
+            open_batch(batch, engine.entry_status)
+            batch = self.delivered(batch.to(engine.device))
+            while len(batch):
+                try:
+                    return batch, engine.fresh_state(batch)
+                except StructureError as error:
+                    if error.index is None:
+                        raise
+                    self.sampler.reject(int(batch["system_id"][error.index]), error.problem)
+                    others = np.delete(np.arange(len(batch)), error.index)
+                    batch = batch.index_select(others)
+        return None
 
     def _edges(self, data: AtomicData) -> int:
         """Return how many pairs a system counts for: as many as its metadata say, if they do."""

@@ -4,8 +4,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
+from nvdyn_ase.dynamics.frozen import ActiveMask
 from nvdyn_ase.dynamics.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -56,12 +60,39 @@ class Rollback:
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
         self._kept = [(held, _contents(held, copied)) for held, copied in engine.undoable(batch)]
+        self._engine, self._outer = engine, engine.begun
 
     def __enter__(self) -> None:
-        """Nothing to do: the tensors are held."""
+        """Let the engine put single systems back."""
+        self._engine.begun = self
+
+    def put_back(self, batch: Batch, mask: Bool[Tensor, "B 1"], fields: Iterable[str]) -> None:
+        """Put systems where they were before the step, with what was known of them there.
+
+        Parameters
+        ----------
+        batch
+            A batch that is being moved.
+        mask
+            Which systems.
+        fields
+            What moves.
+        """
+        before = next((contents for held, contents in self._kept if held is batch), None)
+        if before is None:
+            return
+        current, staying = batch.evaluated, ActiveMask(~mask, batch)
+        known = current is not None and current.holds(batch, current.model)
+        for key in dict.fromkeys([*fields, *RESULTS]):
+            old = before["_fields"].get(key)
+            if old is not None and key in batch and batch[key].shape == old.shape:
+                batch[key] = staying.merge(batch, key, batch[key], old)
+        if known:
+            batch.evaluated = Evaluated.now(batch, current.model, current.results)
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         """Put everything back if the step raised."""
+        self._engine.begun = self._outer
         if kind is None:
             return
         for batch, contents in self._kept:

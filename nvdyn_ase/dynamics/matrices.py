@@ -138,9 +138,10 @@ def logarithm(matrix: Float[Tensor, "N 3 3"]) -> Logarithm:
     one = _identity(matrix)
     nodes, weights = _quadrature(matrix.device)
     x = matrix - one
-    found = inverse(one + nodes * x.unsqueeze(1))
-    ends = torch.arange(0, weights.numel() * len(x) + 1, weights.numel(), device=x.device)
-    integral = segment_sum((weights * found.matrix).view(-1, 3, 3), ends)
+    # The last of them is the matrix as it is: 1 + X may differ from it in the last bit.
+    found = inverse(torch.cat([one + nodes * x.unsqueeze(1), matrix.unsqueeze(1)], dim=1))
+    ends = torch.arange(0, _NODES * len(x) + 1, _NODES, device=x.device)
+    integral = segment_sum((weights * found.matrix[:, :-1]).view(-1, 3, 3), ends)
     return Logarithm(x @ integral, found.matrix[:, -1], found.determinant[:, -1])
 
 
@@ -155,8 +156,8 @@ def _eye(size: int, device: torch.device) -> Float[Tensor, "1 d d"]:
 
 @lru_cache
 def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights, (m + 1, 1, 1): the last node, of no weight, is 1."""
+    """Return nodes and weights, (m, 1, 1)."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    columns = np.append((1 + nodes) / 2, 1.0), np.append(weights / 2, 0.0)
+    columns = (1 + nodes) / 2, weights / 2
     first, second = (torch.from_numpy(column).view(-1, 1, 1).to(device) for column in columns)
     return first, second

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level
@@ -231,15 +231,24 @@ class PerSystemParameters:
                     del state[f"{name}_{key}"]
 
     def follow_schedules(self, batch: Batch) -> None:
-        """Give parameters the values for the step that begins, and let their time go on."""
+        """Give parameters the values for the step that begins, and let their time go on.
+
+        Systems that are within a step, because theirs takes several forward passes, keep both.
+        """
         schedules, state = self.schedules(), self.state
+        within = self.within_step(batch) if schedules else None
         for name, schedule in schedules.items():
             time = state[f"{name}_time"]
             columns = {key: state[f"{name}_{key}"] for key in schedule.columns}
-            state[name] = schedule(time, columns)
-            state[f"{name}_time"] = time + self.parameter("dt")
+            fields = {name: schedule(time, columns), f"{name}_time": time + self.parameter("dt")}
+            for key, value in fields.items():
+                state[key] = value if within is None else torch.where(within, state[key], value)
         if schedules:
             self._schedules_followed(batch)
+
+    def within_step(self, batch: Batch) -> Bool[Tensor, "B 1"] | None:
+        """Return the systems that are within a step; None for nobody."""
+        return None
 
     def _schedules_followed(self, batch: Batch) -> None:
         """Bring up to date what the method has made of these; it must not wait for the device."""

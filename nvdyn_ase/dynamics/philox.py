@@ -7,8 +7,7 @@ makes all numbers of a step; any other device does it with torch operations. The
 """
 
 import math
-from collections.abc import Callable
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,22 +98,22 @@ class Rows:
         First row of each system and the end, (B + 1,), on the host.
     device
         Where the numbers are wanted.
+
+    Attributes
+    ----------
+    system
+        System of each row, (V,).
+    place
+        Number of each row within its system, (V, 1).
     """
 
     def __init__(self, ptr: Int[np.ndarray, " B1"], device: torch.device) -> None:
         self.ptr, self.device = ptr, device
-
-    @cached_property
-    def system(self) -> Int[Tensor, " V"]:
-        """System of each row."""
-        sizes = np.diff(self.ptr)
-        return torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(self.device)
-
-    @cached_property
-    def place(self) -> Int[Tensor, "V 1"]:
-        """Number of each row within its system."""
-        starts = np.repeat(self.ptr[:-1], np.diff(self.ptr))
-        return torch.from_numpy(np.arange(self.ptr[-1]) - starts).to(self.device).view(-1, 1)
+        sizes = np.diff(ptr)
+        system = np.repeat(np.arange(len(sizes)), sizes)
+        self.system = torch.from_numpy(system).to(device)
+        place = np.arange(ptr[-1]) - ptr[system]
+        self.place = torch.from_numpy(place).to(device).view(-1, 1)
 
 
 def uniform(
@@ -135,7 +134,7 @@ def uniform(
     """
     if keys.device.type != "cpu":
         return uniform_torch(keys, positions, rows, columns, first)
-    return _filled(_fill, keys, positions, rows, columns, first)
+    return _by_loop(keys, positions, rows, columns, first, False)
 
 
 def normal(
@@ -147,20 +146,53 @@ def normal(
     """
     if keys.device.type != "cpu":
         return normal_torch(keys, positions, rows, columns, first)
-    return _filled(_fill_normal, keys, positions, rows, columns, first)
+    return _by_loop(keys, positions, rows, columns, first, True)
+
+
+def _by_loop(
+    keys: Tensor, positions: Tensor, rows: Rows, columns: int, first: int, are_normal: bool
+) -> Tensor:
+    # A compiler for the CPU may take it that integers do not overflow, as those of the torch
+    # operations do: it calls the loop.
+    fill = _filled_in_graph if torch.compiler.is_compiling() else _filled
+    count = len(rows.place)
+    return fill(keys, positions, torch.from_numpy(rows.ptr), count, columns, first, are_normal)
 
 
 def _filled(
-    fill: Callable[..., None],
     keys: Tensor,
     positions: Tensor,
-    rows: Rows,
+    ptr: Tensor,
+    count: int,
     columns: int,
     first: int,
+    are_normal: bool,
 ) -> Tensor:
-    out = np.empty((int(rows.ptr[-1]), columns + columns % 2))
-    fill(keys.view(-1).numpy(), positions.view(-1).numpy(), rows.ptr, first, out)
+    """Return (count, columns) numbers."""
+    out = np.empty((count, columns + columns % 2))
+    fill = _fill_normal if are_normal else _fill
+    fill(keys.view(-1).numpy(), positions.view(-1).numpy(), ptr.numpy(), first, out)
     return torch.from_numpy(out)[:, :columns]
+
+
+@torch.library.custom_op("nvdyn_ase::philox", mutates_args=(), device_types="cpu")
+def _filled_in_graph(
+    keys: Tensor,
+    positions: Tensor,
+    ptr: Tensor,
+    count: int,
+    columns: int,
+    first: int,
+    are_normal: bool,
+) -> Tensor:
+    return _filled(keys, positions, ptr, count, columns, first, are_normal).contiguous()
+
+
+@_filled_in_graph.register_fake
+def _shape_of_filled(
+    keys: Tensor, positions: Tensor, ptr: Tensor, count: int, columns: int, *_: Any
+) -> Tensor:
+    return keys.new_empty((count, columns), dtype=torch.float64)
 
 
 def uniform_torch(

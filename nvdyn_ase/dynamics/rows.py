@@ -20,12 +20,12 @@ _READ = ("hidden", *(key for key in CELL_FIELDS if key != "strain"))
 def largest_norm(rows: Float[Tensor, "R 3"], ptr: Int[Tensor, " B1"]) -> Float[Tensor, "B 1"]:
     """Return the largest norm among the rows of each system, whose boundaries are ``ptr``.
 
-    The three squares are added one by one: the bits of a reduction over the last dimension could
-    depend on how many rows there are.
+    It is zero for a system without rows. The three squares are added one by one: the bits of a
+    reduction over the last dimension could depend on how many rows there are.
     """
     squares = rows * rows
     norms = squares[:, 0] + squares[:, 1] + squares[:, 2]
-    return segment_max(norms, ptr).sqrt().view(-1, 1)
+    return segment_max(norms, ptr, least=0.0).sqrt().view(-1, 1)
 
 
 def shortened(

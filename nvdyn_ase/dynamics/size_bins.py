@@ -1,5 +1,6 @@
 """Systems that wait for their turn, by size."""
 
+import sys
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from nvdyn_ase.data import AtomicData
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A system that waits.
 
@@ -91,28 +92,25 @@ class SizeBins:
 
 
 class _Bin:
-    """Systems of about one size, and what at least they all need."""
+    """Systems of about one size, and what at least each of them needs."""
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
-        self._need: Waiting | None = None
+        self._atoms = self._edges = sys.maxsize
 
     def add(self, one: Waiting) -> None:
-        need = self._need or one
-        self._need = Waiting(0, min(need.atoms, one.atoms), min(need.edges, one.edges))
+        self._atoms, self._edges = min(self._atoms, one.atoms), min(self._edges, one.edges)
         self.waiting.append(one)
 
     def take(self, atoms: int, edges: int) -> Waiting | None:
-        if self._need is None or not self._need.fits(atoms, edges):
+        if atoms < self._atoms or edges < self._edges:
             return None  # without looking at each of them
         for place, one in enumerate(self.waiting):
             if one.fits(atoms, edges):
                 del self.waiting[place]
                 return one
-        remaining, self._need = self.waiting, None
-        self.waiting = deque()
-        for one in remaining:
-            self.add(one)
+        self._atoms = min((one.atoms for one in self.waiting), default=sys.maxsize)
+        self._edges = min((one.edges for one in self.waiting), default=sys.maxsize)
         return None
 
     def take_all(self, chosen: Callable[[Waiting], bool]) -> list[Waiting]:

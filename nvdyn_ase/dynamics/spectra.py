@@ -28,7 +28,9 @@ class Spectrum(NamedTuple):
 def ends_of(vectors: Vectors) -> Ends:
     """Return where the components of each vector begin, and the end: the sums here need it."""
     count, d = vectors.shape
-    return torch.arange(0, count * d + 1, d or 1, device=vectors.device)
+    if not d:  # systems all of whose atoms are hidden
+        return torch.zeros(count + 1, dtype=torch.int64, device=vectors.device)
+    return torch.arange(0, count * d + 1, d, device=vectors.device)
 
 
 def dots(a: Vectors, b: Vectors, ends: Ends) -> Numbers:

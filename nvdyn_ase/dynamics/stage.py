@@ -182,6 +182,28 @@ class Stage:
             part, state, entry = (each.index_select(staying) for each in (part, state, entry))
         self._put(part, state, entry, rows, whole, places, arriving)
 
+    def saved(self, rows: np.ndarray) -> Batch:
+        """Return the state of systems that are here, with what else is known of them."""
+        part, entry = self.part, self._entry
+        assert entry is not None
+        state, index = self.engine.state.index_select(rows), torch.as_tensor(rows)
+        known = {key: part[key] for key in ("system_id", "status", "outcome")}
+        known |= {f"entry_{key}": tensor for key, tensor in entry}
+        for key, tensor in known.items():
+            state[key] = tensor.view(len(part), -1).index_select(0, index.to(part.device))
+        return state
+
+    def restore(self, whole: Batch, rows: np.ndarray, state: Batch, places: Places) -> None:
+        """Take in systems as they were when they were saved."""
+        part = whole.index_select(rows)
+        part.set_edges({}, np.zeros(len(part), np.int64))
+        part["status"] = state["status"].view(part["status"].shape)
+        part["outcome"] = state["outcome"]
+        entry = part.like(system={key: state[f"entry_{key}"] for key in ("steps", "stage_steps")})
+        for key in ("system_id", "status", "outcome", "entry_steps", "entry_stage_steps"):
+            del state[key]
+        self._put(part, state, entry, rows, whole, places, None)
+
     def _put(
         self,
         part: Batch,

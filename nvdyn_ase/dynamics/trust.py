@@ -63,6 +63,8 @@ def trust_shift(
     brackets
         See :func:`brackets`.
     """
+    if not values.shape[1]:
+        return torch.zeros_like(radius)
     ends, newton = ends_of(values), gradient / values
     short = dots(newton, newton, ends).sqrt() < radius
     top = values[:, :1].clamp(max=0.0) - _BELOW

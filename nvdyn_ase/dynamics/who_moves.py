@@ -16,6 +16,7 @@ from nvdyn_ase.dynamics.forward import ForwardPass
 from nvdyn_ase.dynamics.frozen import ActiveMask
 from nvdyn_ase.dynamics.hooked import Hooked
 from nvdyn_ase.dynamics.hooks.protocol import HookStageEnum
+from nvdyn_ase.dynamics.lifecycle import Rollback
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.models.base import BaseModelMixin
 
@@ -38,6 +39,9 @@ class WhoMoves(Hooked, ForwardPass):
     """
 
     _reasons: ClassVar[Mapping[Outcome, str]]
+    _mutable_fields: ClassVar[tuple[str, ...]]
+    #: The step that has begun and not ended.
+    begun: Rollback | None = None
     #: The fused run that this engine is a stage of.
     whole: "FusedStage | None" = None
 
@@ -179,6 +183,16 @@ class WhoMoves(Hooked, ForwardPass):
         batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
         code = self._code(outcome, status)
         batch["outcome"] = torch.where(leaving.view(-1, 1), code, batch["outcome"])
+        if outcome.failed:
+            self._put_back(batch, leaving.view(-1, 1))
+
+    def _put_back(self, batch: Batch, mask: Bool[Tensor, "B 1"]) -> None:
+        """Put systems where they were before the step in which they failed, if one has begun."""
+        step = self.begun if self.whole is None else self.whole.begun
+        arriving = self.arriving(batch)
+        if step is not None:
+            mask = mask if arriving is None else mask & ~arriving
+            step.put_back(batch, mask, self._mutable_fields)
 
     def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome = Outcome.ERROR) -> None:
         """Retire the systems in these rows, each with the reason in its ``host``."""

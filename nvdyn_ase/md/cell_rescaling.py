@@ -9,9 +9,13 @@ from ase.md.md import MolecularDynamics
 
 from nvdyn_ase import dynamics
 from nvdyn_ase.md.conserving import ConservingFacade
+from nvdyn_ase.md.parameters import check_lengths
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+
+#: Of the engine, in the order of the constructor here.
+_PARAMETERS = ("dt", "temperature", "pressure", "taut", "taup", "compressibility")
 
 
 class StochasticCellRescaling(StochasticFacade, ConservingFacade, MolecularDynamics):
@@ -83,9 +87,12 @@ class StochasticCellRescaling(StochasticFacade, ConservingFacade, MolecularDynam
         model: Any = None,
         **kwargs: Any,
     ) -> None:
-        given = {"dt": timestep, "temperature": temperature_K, "pressure": pressure_au}
-        given |= {"taut": taut, "taup": taup, "compressibility": compressibility_au}
-        self._given = {name: per_system(value) for name, value in given.items()}
+        given = {"timestep": timestep, "temperature_K": temperature_K, "pressure_au": pressure_au}
+        given |= {"taut": taut, "taup": taup, "compressibility_au": compressibility_au}
+        if isinstance(atoms, (list, tuple)):
+            check_lengths(given, len(atoms))
+        values = map(per_system, given.values())
+        self._given = dict(zip(_PARAMETERS, values, strict=True))
         self._shape = {"isotropic": isotropic, "mask": mask}
         self.rng = np.random if rng is None else rng
         self._open_stochastic(

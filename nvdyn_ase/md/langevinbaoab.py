@@ -9,7 +9,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.dynamics.integrators.baoab import stress_rows
 from nvdyn_ase.dynamics.schedules import Schedule
 from nvdyn_ase.md.conserving import UnforcedFacade
-from nvdyn_ase.md.parameters import first_number
+from nvdyn_ase.md.parameters import check_lengths, first_number
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
@@ -98,9 +98,13 @@ class LangevinBAOAB(StochasticFacade, UnforcedFacade, ase.md.langevinbaoab.Lange
         self._stress = externalstress
         numbers: dict[str, Any] = {"T_tau": T_tau, "P_tau": P_tau, "P_mass": P_mass}
         numbers |= {"temperature_K": temperature_K, "externalstress": externalstress}
-        if several:  # ASE's constructor calculates with numbers: it gets those of the first system
-            numbers = {name: _first(value) for name, value in numbers.items()}
+        if several:
+            check_lengths({"timestep": timestep} | numbers, len(atoms))
             numbers["externalstress"] = self._stress_of_first(len(atoms), hydrostatic)
+        for name, value in numbers.items():
+            # ASE's constructor calculates with numbers: it gets those of the first system.
+            if name != "externalstress" and (several or isinstance(value, Schedule)):
+                numbers[name] = _first(value)
         self._open_stochastic(
             atoms,
             model,

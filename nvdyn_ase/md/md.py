@@ -10,7 +10,7 @@ from ase.md.md import MolecularDynamics, process_temperature
 
 from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.logger import MDLogger
-from nvdyn_ase.md.parameters import given
+from nvdyn_ase.md.parameters import check_lengths, given
 from nvdyn_ase.optimize.facade import EngineFacade
 
 __all__ = ["MDLogger", "MolecularDynamics", "MolecularDynamicsFacade", "process_temperature"]
@@ -25,7 +25,10 @@ class MolecularDynamicsFacade(EngineFacade):
     def _open_md(self, atoms: Any, model: Any, engine: bool | None, **options: Any) -> None:
         """Choose who runs; a list gets a table of its own instead of ASE's log."""
         several = isinstance(atoms, (list, tuple))
-        for name, value in (dict(options) | dict(self._given)).items():
+        everything = dict(options) | dict(self._given)
+        if several:
+            check_lengths(everything, len(atoms))
+        for name, value in everything.items():
             if isinstance(value, Schedule) and self._for_engine(atoms, model, engine) is None:
                 raise TypeError(f"{name}: a schedule needs the engine; give a list, or engine=True")
         logfile = options.pop("logfile")

@@ -157,7 +157,8 @@ class BarostatFacade(ChainFacade):
         for index, item in enumerate(atoms if isinstance(atoms, (list, tuple)) else ()):
             if getattr(item, "constraints", ()):
                 raise NotImplementedError(
-                    f"structure {index}: Current implementation does not support constraints"
+                    f"structure {index}: Current implementation does not support constraints; take "
+                    "them off, or choose an integrator at constant volume"
                 )
         super()._open_chain(atoms, model, engine, parameters, **options)
 
@@ -239,7 +240,9 @@ class IsotropicMTKNPT(BarostatFacade, ase.md.nose_hoover_chain.IsotropicMTKNPT):
 class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
     """Constant temperature and pressure, cells of any shape, for one Atoms or a list of them.
 
-    As in ASE. G. J. Martyna, D. J. Tobias and M. L. Klein, J. Chem. Phys. 101, 4177 (1994).
+    As in ASE. G. J. Martyna, D. J. Tobias and M. L. Klein, J. Chem. Phys. 101, 4177 (1994). There
+    too the thermostat of the cell counts nine motions where a cell that does not turn has six, so
+    that its fluctuations are too large; the engine alone has ``as_ase=False``.
 
     ASE's integrator works on copies of positions, momenta and cell that it made at the start. With
     the engine, what you do to them afterwards is taken up; ASE's own code changes it back without a
@@ -299,7 +302,7 @@ class MTKNPT(BarostatFacade, ase.md.nose_hoover_chain.MTKNPT):
         self._open_chain(atoms, model, engine, given, **chains, **kwargs)
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.MTKNPT:
-        return self._with_cell(dynamics.MTKNPT, model)
+        return self._with_cell(dynamics.MTKNPT, model, as_ase=True)
 
 
 class MaskedMTKNPT(MTKNPT, ase.md.nose_hoover_chain.MaskedMTKNPT):

@@ -1,5 +1,6 @@
 """Parameters of thermostats as ASE has them, and as an engine takes them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,26 @@ import torch
 from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.dynamics.parameters import PerAtom, Places, parameter_rows
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+
+#: Arguments of ASE's constructors that for a list may be a sequence with one value per system.
+_ONE_EACH = frozenset(
+    {
+        *("timestep", "temperature", "temperature_K", "friction", "andersen_prob"),
+        *("taut", "taup", "pressure", "pressure_au", "compressibility", "compressibility_au"),
+        *("tdamp", "pdamp", "ttime", "pfactor", "T_tau", "P_tau", "P_mass"),
+    }
+)
+
+
+def check_lengths(given: Mapping[str, Any], count: int) -> None:
+    """Raise ValueError where a sequence has not one value for each of so many systems."""
+    for name in given.keys() & _ONE_EACH:
+        value = given[name]
+        sized = isinstance(value, (list, tuple)) or np.shape(value) != ()
+        if sized and len(value) != count:
+            raise ValueError(
+                f"{name}: {len(value)} values for {count} systems; give one number or one each"
+            )
 
 
 class GivenParameter(EngineParameter):

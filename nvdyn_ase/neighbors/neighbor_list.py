@@ -140,6 +140,24 @@ class NeighborList:
             self._list = self._list.select(rows, joining)
             self._owner = None
 
+    def share(self, batch: Batch, part: Batch, rows: np.ndarray) -> None:
+        """Give a part of the batch its pairs; they are not kept current.
+
+        Parameters
+        ----------
+        batch
+            The batch of the latest update.
+        part
+            Systems of it.
+        rows
+            Which.
+        """
+        assert self._list is not None
+        pairs = self._list.select(rows).pairs
+        part.neighbors = pairs
+        self._put_edges(part, pairs)
+        self._shifts_of = None
+
     # ---------------------------------------------------------------- checkpoints
 
     @property

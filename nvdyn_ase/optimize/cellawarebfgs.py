@@ -1,6 +1,7 @@
 """BFGS that knows the stiffness of the cell, with ASE's interface."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import ase.optimize.cellawarebfgs
@@ -37,6 +38,7 @@ class CellAwareBFGS(BFGS, ase.optimize.cellawarebfgs.CellAwareBFGS):
     """
 
     smax: Any = 0.005
+    _further_limits = MappingProxyType({"smax": 0.005})
 
     def __init__(
         self,

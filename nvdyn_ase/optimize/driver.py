@@ -11,7 +11,13 @@ import torch
 from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
 from nvdyn_ase.atoms.filters import Filters, filtered
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics import BaseDynamics, ConvergenceCriterion, ConvergenceHook, Outcome
+from nvdyn_ase.dynamics import (
+    BaseDynamics,
+    ConvergenceCriterion,
+    ConvergenceHook,
+    Optimizer,
+    Outcome,
+)
 from nvdyn_ase.dynamics.lifecycle import close_run
 from nvdyn_ase.dynamics.parameters import Places, parameter_rows
 from nvdyn_ase.dynamics.run import Run
@@ -212,8 +218,15 @@ class AtomsDriver:
         while results and self._foreign:
             self._foreign.pop().calc = None
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
-        self.filters.write(self.batch)
+        stress = self._stress_of_filters() if results and self.filters else None
+        self.filters.write(self.batch, stress)
         self._stale = False
+
+    def _stress_of_filters(self) -> np.ndarray | None:
+        if not isinstance(self.engine, Optimizer):  # of several stages, one may be an integrator
+            return None
+        stress = self.engine.stress_of_filters(self.batch)
+        return None if stress is None else stress.detach().cpu().numpy()
 
     def take_up_changes(self) -> None:
         """Take up what the user did to the Atoms since they were last written."""

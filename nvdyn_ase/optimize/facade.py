@@ -21,6 +21,8 @@ from nvdyn_ase.optimize.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from typing import Any as _Behind
+
+    from nvdyn_ase.optimize.stages import Stages
 else:
     _Behind = object  # the class that stands behind in the order of inheritance is ASE's
 
@@ -168,12 +170,18 @@ class EngineFacade(_Behind):
         assert self._driver is not None
         interval = options.get("loginterval", 1)
         self.trajectory = Trajectories(trajectory, self._driver.atoms, append)
-        self.attach(self._write_trajectories, interval=interval)
+        self.attach(self._write_trajectories, interval, description={"interval": interval})
 
     @property
     def engine(self) -> BaseDynamics | None:
         """The engine, or None where ASE's own code runs."""
         return None if self._driver is None else self._driver.engine
+
+    def __add__(self, other: Any) -> "Stages":
+        """Return this and, behind it, another optimizer or integrator of the same list."""
+        from nvdyn_ase.optimize.stages import Stages
+
+        return Stages([self, *(other.facades if isinstance(other, Stages) else [other])])
 
     # ---------------------------------------------------------------- running
 
@@ -345,9 +353,9 @@ class EngineFacade(_Behind):
             return self.trajectory.are_empty
         return super()._traj_is_empty()
 
-    def _write_trajectories(self) -> None:
+    def _write_trajectories(self, description: dict[str, Any]) -> None:
         assert self._driver is not None and isinstance(self.trajectory, Trajectories)
-        self.trajectory.write(self._driver.column("steps"), self.todict())
+        self.trajectory.write(self._driver.column("steps"), self.todict() | description)
 
     @property
     def results(self) -> list[Result]:

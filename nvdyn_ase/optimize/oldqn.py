@@ -54,6 +54,7 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
     maxradius = EngineParameter()
     hessianupdate = EngineParameter()
     forcemin = EngineParameter()
+    _seen = False  # whether the Hessian was asked for or set
 
     def __init__(
         self,
@@ -117,7 +118,10 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
 
     @property
     def diagonal(self) -> Any:
-        """Curvature of the Hessian that is begun with, eV/Å²; it counts until the first step."""
+        """Curvature of the Hessian that is begun with, eV/Å².
+
+        As in ASE, it counts until the first step, and until somebody asks for or sets the Hessian.
+        """
         return self._read("diagonal") if self._driver is not None else self.__dict__["diagonal"]
 
     @diagonal.setter
@@ -126,6 +130,8 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
         if self._driver is None:
             return
         self._write("diagonal", value)
+        if self._seen:
+            return
         state = self._driver.state()
         still = (~state["moved"]).view(-1).tolist()
         numbers = state["diagonal"].view(-1).tolist()
@@ -136,6 +142,7 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
         """Return the Hessian, eV/Å²; for a list one per system."""
         if self._driver is None:
             return super().get_hessian()
+        self._seen = True
         found = matrices_of(self._driver.state(), "hessian")
         return found[0] if self._single else found
 
@@ -162,4 +169,5 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
             super().set_hessian(hessian)
             return
         self._driver.close()
+        self._seen = True
         put_matrices(self._driver.state(), "hessian", [hessian] if self._single else hessian)

@@ -1,9 +1,10 @@
 """What ASE's ``ase.optimize.optimize`` has, and what the optimizers here have in common."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import ase
@@ -21,7 +22,7 @@ from ase.optimize.optimize import (
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.optimize.atoms_list import AtomsList
-from nvdyn_ase.optimize.facade import EngineFacade
+from nvdyn_ase.optimize.facade import EngineFacade, per_system
 from nvdyn_ase.optimize.state_file import read_state, write_state
 from nvdyn_ase.optimize.trajectories import one_each
 
@@ -41,6 +42,8 @@ class OptimizerFacade(EngineFacade):
 
     _fmax: Any = None
     _constants: ClassVar[tuple[str, ...]] = ()  # parameters that a restart file does not overrule
+    #: What else has to be below a limit than ``fmax``, with the limit by default.
+    _further_limits: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     @property
     def fmax(self) -> Any:
@@ -49,7 +52,7 @@ class OptimizerFacade(EngineFacade):
 
     @fmax.setter
     def fmax(self, value: Any) -> None:
-        self._fmax = value
+        self._fmax = per_system(value)
         if self._driver is not None:
             # A criterion of the user's own, which speaks of all coordinates, decides alone.
             own = "gradient_converged" in self._replaced()

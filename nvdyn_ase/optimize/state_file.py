@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.io.jsonio import read_json, write_json
+from ase.io.jsonio import encode, read_json
 from ase.optimize.optimize import RestartError
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.replacing import replacing
 
 _FORMAT = "nvdyn_ase restart 1"
 
@@ -36,10 +37,8 @@ def write_state(path: str | Path, state: Batch, method: str, filters: dict[str, 
         "fields": fields,
         "filters": filters,
     }
-    new = Path(f"{path}.new")
-    with new.open("w") as file:
-        write_json(file, content)
-    new.replace(path)
+    with replacing(path, durable=False) as file:  # it may be written at every step
+        file.write(encode(content).encode())
 
 
 def read_state(

@@ -1,4 +1,4 @@
-"""Chains and cells: matrices, what is conserved, and the volume of an ideal gas."""
+"""Chains and cells: what is conserved, and the volume of an ideal gas."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from nvdyn_ase.dynamics import (
     NPH,
     NPT,
     IsotropicMTKNPT,
+    LangevinBAOAB,
     MaskedMTKNPT,
     MelchionnaNPT,
     NoseHooverChainNVT,
@@ -21,6 +22,7 @@ from nvdyn_ase.dynamics import (
 from nvdyn_ase.dynamics.matrices import determinant
 from nvdyn_ase.models import EMT, Harmonic
 from nvdyn_ase.models.base import ModelOutputs
+from tests.ensembles.record import record
 from tests.facades.test_nose_hoover import metals
 from tests.wells import Well, wells
 
@@ -36,9 +38,6 @@ ENGINES = {
 }
 engines = pytest.mark.parametrize("name", ENGINES)
 barostats = pytest.mark.parametrize("name", [name for name in ENGINES if name != "nose-hoover"])
-
-
-# -------------------------------------------------------------------------------- matrices
 
 
 # -------------------------------------------------------------------------------- conservation
@@ -106,60 +105,76 @@ def gas(count, atoms, temperature, pressure):
     return Batch.from_data_list(systems)
 
 
+WARM, LOW = 300.0, 1e-4
+GASES = {
+    "mtk-isotropic": lambda: IsotropicMTKNPT(Gas(), 1.0, WARM, LOW, 20.0, 60.0),
+    "mtk": lambda: MTKNPT(Gas(), 1.0, WARM, LOW, 20.0, 60.0),
+    "rescaling": lambda: StochasticCellRescaling(
+        Gas(), 1.0, WARM, LOW, 20.0, 60.0, 1.0 / LOW, seed=5
+    ),
+    "rescaling, any shape": lambda: StochasticCellRescaling(
+        Gas(), 1.0, WARM, LOW, 20.0, 60.0, 1.0 / LOW, isotropic=False, seed=5
+    ),
+    "baoab": lambda: LangevinBAOAB(
+        Gas(), 1.0, WARM, -LOW, True, T_tau=20.0, P_tau=60.0, P_mass=2500.0, seed=5
+    ),
+    "baoab, any shape": lambda: LangevinBAOAB(
+        Gas(), 1.0, WARM, -LOW, T_tau=20.0, P_tau=60.0, P_mass=2500.0, seed=5
+    ),
+}
+
+
+def mean_of_replicas(rows):
+    """Return the mean over time and replicas, and its standard error."""
+    means = np.mean(rows, axis=0)
+    return means.mean(), means.std(ddof=1) / np.sqrt(len(means))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [IsotropicMTKNPT, MTKNPT])
-def test_an_ideal_gas_has_its_volume(kind):
+@pytest.mark.parametrize("name", GASES)
+def test_an_ideal_gas_has_its_volume(name):
     """The mean volume at constant pressure is (N + 1) kT / P, its variance (N + 1) (kT / P)²."""
-    atoms, temperature, pressure = 8, 300.0, 1e-4
-    batch = gas(200, atoms, temperature, pressure)
-    engine = kind(Gas(), 1.0, temperature, pressure, 20.0, 60.0)
-    engine.run(batch, n_steps=2000)
+    atoms, replicas, kT = 8, 600, kB * WARM
+    batch, engine = gas(replicas, atoms, WARM, LOW), GASES[name]()
+    engine.run(batch, n_steps=3000)
     volumes, kinetic = [], []
-    for _ in range(200):
-        engine.run(batch, n_steps=20)
+    for _ in range(60):
+        engine.run(batch, n_steps=60)
         volumes.append(determinant(batch["cell"]).view(-1).numpy())
         momenta = batch["atomic_masses"].view(-1, 1) * batch["velocities"]
-        total = (momenta * batch["velocities"]).view(200, -1).sum(1)
-        kinetic.append(0.5 * total.numpy())
-    unit = kB * temperature / pressure
-    means = np.mean(volumes, axis=0)
-    error = means.std(ddof=1) / np.sqrt(len(means))
-    assert abs(means.mean() - (atoms + 1) * unit) < 4 * error
-    assert error < 0.03 * means.mean()
-    spread = np.mean((np.array(volumes) - (atoms + 1) * unit) ** 2, axis=0)
-    error = spread.std(ddof=1) / np.sqrt(len(spread))
-    if kind is IsotropicMTKNPT:
-        assert abs(spread.mean() - (atoms + 1) * unit**2) < 4 * error
-    means = np.mean(kinetic, axis=0)
-    error = means.std(ddof=1) / np.sqrt(len(means))
-    assert abs(means.mean() - 1.5 * atoms * kB * temperature) < 4 * error
+        kinetic.append(0.5 * (momenta * batch["velocities"]).view(replicas, -1).sum(1).numpy())
+    expected = (atoms + 1) * kT / LOW
+    mean, error = mean_of_replicas(volumes)
+    ratio = mean / expected
+    passed = abs(ratio - 1.0) < 0.01
+    record(f"ideal gas, {name}", "mean volume", 60 * replicas, f"{ratio:.4f} expected", passed)
+    assert passed, ratio
+    assert error < 0.0033 * expected
+    mean, error = mean_of_replicas((np.array(volumes) - expected) ** 2)
+    assert abs(mean - expected * kT / LOW) < 4 * error
+    mean, error = mean_of_replicas(kinetic)
+    assert abs(mean - 1.5 * atoms * kT) < 4 * error
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isotropic", [True, False])
-def test_an_ideal_gas_has_its_volume_under_cell_rescaling(isotropic):
-    """The mean volume is (N + 1) kT / P, its variance (N + 1) (kT / P)², in both ensembles."""
-    atoms, temperature, pressure = 8, 300.0, 1e-4
-    batch = gas(200, atoms, temperature, pressure)
-    engine = StochasticCellRescaling(
-        *(Gas(), 1.0, temperature, pressure, 20.0, 60.0, 1.0 / pressure),
-        isotropic=isotropic,
-        seed=5,
-    )
-    engine.run(batch, n_steps=500)
-    volumes = []
-    for _ in range(150):
-        engine.run(batch, n_steps=20)
-        volumes.append(determinant(batch["cell"]).view(-1).numpy())
-    unit = kB * temperature / pressure
-    for samples, expected, enough in (
-        (np.array(volumes), (atoms + 1) * unit, 0.01),
-        ((np.array(volumes) - (atoms + 1) * unit) ** 2, (atoms + 1) * unit**2, 0.03),
-    ):
-        means = samples.mean(axis=0)
-        error = means.std(ddof=1) / np.sqrt(len(means))
-        assert abs(means.mean() - expected) < 4 * error
-        assert error < enough * expected
+@pytest.mark.parametrize(
+    ("make", "motions"),
+    [
+        (lambda: IsotropicMTKNPT(Gas(), 1.0, WARM, LOW, 20.0, 60.0), 1.0),
+        (lambda: MTKNPT(Gas(), 1.0, WARM, LOW, 20.0, 60.0), 6.0),
+        (lambda: MTKNPT(Gas(), 1.0, WARM, LOW, 20.0, 60.0, as_ase=True), 9.0),
+    ],
+    ids=["isotropic", "any shape", "any shape, as in ase"],
+)
+def test_the_motion_of_a_cell_has_the_temperature_and_in_ase_half_as_much_again(make, motions):
+    batch, engine = gas(200, 8, WARM, LOW), make()
+    engine.run(batch, n_steps=3000)
+    twice_kinetic = []
+    for _ in range(40):
+        engine.run(batch, n_steps=60)
+        twice_kinetic.append(engine._twice_kinetic_of_cell(batch).view(-1).numpy())
+    mean, _ = mean_of_replicas(twice_kinetic)
+    assert mean == pytest.approx(motions * kB * WARM, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +190,33 @@ def test_the_effective_energy_drifts_less_with_half_the_time_step(options):
             energies.append(engine.conserved_energy(batch).view(-1).numpy())
         drifts.append(np.ptp(energies, axis=0).max())
     assert drifts[2] < drifts[1] / 1.5 < drifts[0] / 2.25
+
+
+HEATED = {"temperature": 300.0, "T_tau": 20.0, "P_tau": 50.0, "seed": 3}
+PUSHED = {"externalstress": -0.02, "P_mass": 3000.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HEATED,
+        PUSHED | {"seed": 3},
+        HEATED | PUSHED | {"hydrostatic": True},
+        pytest.param({"seed": 3}, marks=pytest.mark.slow),
+        pytest.param(PUSHED | {"hydrostatic": True, "seed": 3}, marks=pytest.mark.slow),
+        pytest.param(HEATED | PUSHED, marks=pytest.mark.slow),
+    ],
+)
+def test_baoab_keeps_account_of_the_heat(options):
+    drifts = []
+    for steps, dt in ((50, 0.2), (100, 0.1)):
+        batch, energies = batch_from_atoms(metals()), []
+        engine = LangevinBAOAB(EMT(), dt, **options)
+        for _ in range(10):
+            engine.run(batch, n_steps=steps // 10)
+            energies.append(engine.conserved_energy(batch).view(-1).numpy())
+        drifts.append(np.ptp(energies, axis=0).max())
+    assert drifts[1] < drifts[0] / 2.5 < 0.01
 
 
 # -------------------------------------------------------------------------------- what is refused

@@ -8,10 +8,17 @@ from ase.build import bulk, molecule
 from nvdyn_ase.atoms import HostConstraint, Result, batch_from_atoms
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import (
+    BFGS,
     FIRE,
+    FIRE2,
     LBFGS,
+    RFO,
+    BFGSLineSearch,
     ConvergenceHook,
+    GoodOldQuasiNewton,
+    GradientDescent,
     HookStageEnum,
+    LBFGSLineSearch,
     MDMin,
     NaNDetectorHook,
     Outcome,
@@ -20,6 +27,8 @@ from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, filter_cells
 from nvdyn_ase.models import EMT, Harmonic
 from nvdyn_ase.models.base import ModelOutputs
 
+OPTIMIZERS = [FIRE, FIRE2, MDMin, LBFGS, LBFGSLineSearch, GradientDescent]
+HESSIANS = [BFGS, RFO, GoodOldQuasiNewton, BFGSLineSearch]
 KINDS = ("none", "unit_cell", "frechet", "exp", "strain")
 
 
@@ -120,6 +129,22 @@ def test_hidden_atoms_have_no_row_and_do_not_move():
     assert torch.equal(moved, ~hidden)
 
 
+@pytest.mark.parametrize("make", [*OPTIMIZERS, *HESSIANS])
+def test_a_system_of_hidden_atoms_is_done_at_once_and_disturbs_no_other(make):
+    batch, reference = batch_from_atoms(crystals()), batch_from_atoms(crystals())
+    batch["hidden"] = (batch.batch == 1).view(-1)
+    for each in (batch, reference):
+        make(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.01)).run(each, n_steps=3)
+    assert batch["outcome"][1] == Outcome.CONVERGED
+    assert (batch["steps"][1], batch["fmax"][1]) == (0, 0.0)
+    for row in (0, 2):
+        assert batch["outcome"][row] == reference["outcome"][row]
+        assert torch.equal(batch[[row]]["positions"], reference[[row]]["positions"])
+    # Also where nobody asks whether it is done.
+    make(EMT()).run(batch, n_steps=2)
+    assert batch["outcome"].view(-1).tolist() == [Outcome.BUDGET] * 3
+
+
 # -------------------------------------------------------------------------------- a system alone
 
 ENGINES = {
@@ -151,6 +176,25 @@ def test_alone_together_and_in_any_order(name):
             expected = together[[row]][key]
             assert torch.equal(expected, shuffled[[order.index(row)]][key]), (row, key)
             assert torch.equal(expected, alone[key]), (row, key)
+
+
+def test_a_cell_far_from_its_first_does_not_know_the_filters_of_others():
+    def ran(rows):
+        structures = [crystals()[0] for _ in rows]
+        kinds = ["unit_cell", "unit_cell", "frechet"]
+        batch = filtered([kinds[row] for row in rows], structures)
+        for place, row in enumerate(rows):
+            batch["cell_mask"][place, 0, 0] = float(row != 1)
+            batch["orig_cell"][place] *= 2.9  # as after a restart
+            batch["orig_cell"][place, 1] += 0.1
+        FIRE(EMT()).run(batch, n_steps=5)
+        return batch
+
+    together = ran([0, 1, 2])
+    for row in range(3):
+        alone = ran([row])
+        for key in KEYS:
+            assert torch.equal(together[[row]][key], alone[key]), (row, key)
 
 
 def test_a_frozen_system_keeps_its_cell_and_its_state():

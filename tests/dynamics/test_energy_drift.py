@@ -98,11 +98,11 @@ def test_an_error_names_the_system_and_leaves_the_last_finished_step():
 
 def test_the_start_stays_with_its_system_when_others_leave(lines):
     # Every system has an energy of its own, so that a start of another one would be noticed.
-    batch = wells(0.3, 4.0, 0.5, 5.0, 6.0)
+    batch = wells(0.6, 4.0, 0.7, 5.0, 6.0)
     done = ConvergenceHook.from_fmax(0.5)
-    engine = NVE(Well(), 0.01, hooks=[EnergyDriftMonitorHook(0.05)], convergence_hook=done)
-    engine.run(batch, n_steps=150)
-    assert batch["outcome"].view(-1).tolist().count(Outcome.CONVERGED) >= 2
+    engine = NVE(Well(), 0.1, hooks=[EnergyDriftMonitorHook(0.05)], convergence_hook=done)
+    engine.run(batch, n_steps=60)
+    assert 0 < int(batch["steps"][0]) < int(batch["steps"][2]) < 60
     assert not lines
 
 

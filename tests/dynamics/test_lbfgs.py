@@ -4,7 +4,7 @@ import torch
 from ase.build import bulk
 
 from nvdyn_ase.atoms import batch_from_atoms
-from nvdyn_ase.dynamics import LBFGS, ConvergenceHook
+from nvdyn_ase.dynamics import FIRE, LBFGS, ConvergenceHook
 from nvdyn_ase.dynamics.optimizers.lbfgs import LBFGSState, newton_step
 from nvdyn_ase.models import LennardJones
 from tests.systems import argon
@@ -34,6 +34,13 @@ def test_a_scaled_hessian_needs_a_third_of_the_evaluations(scaled, fmax, evaluat
     LBFGS(model(), scaled=scaled, convergence_hook=hook).run(batch)
     assert batch["evaluations"].double().mean() <= evaluations
     assert (batch["fmax"] < fmax).all()
+
+
+@pytest.mark.parametrize(("fmax", "evaluations"), [(0.05, 19.8), (0.01, 39.0)])
+def test_fire_needs_ases_evaluations(fmax, evaluations):
+    batch = argon_cells(64)
+    FIRE(model(), convergence_hook=ConvergenceHook.from_fmax(fmax, strict=True)).run(batch)
+    assert batch["evaluations"].double().mean() == pytest.approx(evaluations, abs=0.05)
 
 
 def two_loops(forces, s, y, H0):

@@ -8,16 +8,23 @@ from nvdyn_ase.dynamics import (
     FIRE,
     MTKNPT,
     NVE,
+    BiasedPotentialHook,
     BlowUpHook,
     Bussi,
     ConvergenceHook,
+    EnergyDriftMonitorHook,
+    FreezeAtomsHook,
+    GPUBuffer,
     HostMemory,
     IsotropicMTKNPT,
     Langevin,
+    MaxForceClampHook,
     MelchionnaNPT,
     NoseHooverChainNVT,
+    ProfilerHook,
     Ramp,
     SizeAwareSampler,
+    WrapPeriodicHook,
 )
 from nvdyn_ase.models import EMT, LennardJones
 from tests.dynamics.test_cost import Still
@@ -62,7 +69,19 @@ ENGINES = {
     "melchionna": lambda model: MelchionnaNPT(model, 0.1, 300.0, 0.0, 10.0, 1000.0),
     "langevin, ramped": lambda model: Langevin(model, 0.1, RAMP, 0.01, seed=0),
     "bussi, ramped": lambda model: Bussi(model, 0.1, RAMP, 10.0, seed=0),
-    "nve, watched": lambda model: NVE(model, 0.1, hooks=[BlowUpHook(1e9, 1e9)]),
+    "nve, watched": lambda model: NVE(
+        model, 0.1, hooks=[BlowUpHook(1e9, 1e9), EnergyDriftMonitorHook(1e9), ProfilerHook()]
+    ),
+    "nve, acted upon": lambda model: NVE(
+        model,
+        0.1,
+        hooks=[
+            MaxForceClampHook(1e9),
+            BiasedPotentialHook(lambda batch: (batch["energy"], batch["forces"])),
+            FreezeAtomsHook({0: [0]}),
+            WrapPeriodicHook(),
+        ],
+    ),
 }
 
 
@@ -116,3 +135,29 @@ def test_the_host_does_not_wait_in_a_steady_run(name):
                 engine.advance(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_buffer_on_the_device_gives_back_what_it_took():
+    batch = batch_from_atoms(mixed(5), device="cuda")
+    buffer = GPUBuffer(10, 1000, 1000)
+    for row in range(len(batch)):
+        buffer.write(batch, torch.arange(len(batch), device="cuda") == row)
+    whole = buffer.drain()
+    assert whole.device == batch.device
+    for key, tensor in batch:
+        assert torch.equal(whole[key], tensor)
+
+
+def test_the_profiler_has_times_of_the_device():
+    batch = wells(*[3.0] * 8).to("cuda")
+    profiler = ProfilerHook()
+    NVE(Still(batch), 0.1, hooks=[profiler]).run(batch, n_steps=5)
+    assert all(each.device > 0.0 for each in profiler.times.values())
+    assert "device ms" in profiler.table()
+
+
+def test_a_drift_is_told_though_late():
+    batch = wells(*[3.0] * 8).to("cuda")
+    hook = EnergyDriftMonitorHook(1e-9, "raise")
+    with pytest.raises(RuntimeError, match="system 0: its energy drifted"):
+        NVE(Still(batch), 0.1, hooks=[hook]).run(batch, n_steps=5)

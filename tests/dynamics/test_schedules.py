@@ -12,18 +12,23 @@ from nvdyn_ase.dynamics import (
     NVE,
     Andersen,
     Bussi,
+    InhomogeneousNPTBerendsen,
     IsotropicMTKNPT,
     Langevin,
+    LangevinBAOAB,
     MelchionnaNPT,
     NoseHooverChainNVT,
+    NPTBerendsen,
     NVTBerendsen,
     Outcome,
     Ramp,
     Schedule,
+    StochasticCellRescaling,
 )
 from nvdyn_ase.models import EMT, Harmonic
 from tests.dynamics.test_batch_invariance import structures
 from tests.dynamics.test_cost import SYNCHRONISING, Still, operations
+from tests.pace import paced
 from tests.wells import Well, wells
 
 DT = 0.3
@@ -36,9 +41,36 @@ ENGINES = {
     "mtk": lambda model, T: MTKNPT(model, DT, T, 0.01, 100.0, 500.0),
     "mtk, isotropic": lambda model, T: IsotropicMTKNPT(model, DT, T, 0.01, 100.0, 500.0),
     "melchionna": lambda model, T: MelchionnaNPT(model, DT, T, 0.01, 20.0, 2000.0),
+    "berendsen, npt": lambda model, T: NPTBerendsen(model, DT, T, 0.01, 5.0, 50.0, 1.0),
+    "berendsen, inhomogeneous": lambda model, T: InhomogeneousNPTBerendsen(
+        model, DT, T, 0.01, 5.0, 50.0, 1.0
+    ),
+    "rescaling": lambda model, T: StochasticCellRescaling(
+        model, DT, T, 0.01, 5.0, 50.0, 1.0, seed=7
+    ),
+    "rescaling, any shape": lambda model, T: StochasticCellRescaling(
+        model, DT, T, 0.01, 5.0, 50.0, 1.0, isotropic=False, seed=7
+    ),
+    "baoab": lambda model, T: LangevinBAOAB(model, DT, T, T_tau=20.0, seed=7),
+    "baoab, npt": lambda model, T: LangevinBAOAB(
+        model, DT, T, -0.01, T_tau=20.0, P_mass=2000.0, seed=7
+    ),
 }
-CELLS = {"mtk", "mtk, isotropic", "melchionna"}
-engines = pytest.mark.parametrize("name", ENGINES)
+#: The same as functions of the pressure.
+PRESSED = {
+    "mtk": lambda p: MTKNPT(EMT(), DT, 300.0, p, 100.0, 500.0),
+    "mtk, isotropic": lambda p: IsotropicMTKNPT(EMT(), DT, 300.0, p, 100.0, 500.0),
+    "berendsen, npt": lambda p: NPTBerendsen(EMT(), DT, 300.0, p, 5.0, 50.0, 1.0),
+    "berendsen, inhomogeneous": lambda p: InhomogeneousNPTBerendsen(
+        EMT(), DT, 300.0, p, 5.0, 50.0, 1.0
+    ),
+    "rescaling": lambda p: StochasticCellRescaling(EMT(), DT, 300.0, p, 5.0, 50.0, 1.0, seed=7),
+    "rescaling, any shape": lambda p: StochasticCellRescaling(
+        EMT(), DT, 300.0, p, 5.0, 50.0, 1.0, isotropic=False, seed=7
+    ),
+}
+CELLS = {*PRESSED, "melchionna", "baoab, npt"}
+engines = pytest.mark.parametrize("name", paced(ENGINES))
 
 
 def some(name, count=8):
@@ -90,6 +122,28 @@ def test_a_schedule_is_what_setting_the_parameter_before_each_step_is(name):
         torch.testing.assert_close(batch[key], stepped[key], rtol=0.0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", PRESSED)
+def test_a_pressure_that_follows_a_schedule_is_setting_it_before_each_step(name):
+    batch, stepped = (batch_from_atoms(some(name, 3)) for _ in range(2))
+    PRESSED[name](Ramp(0.0, 0.3, 10 * DT)).run(batch, n_steps=15)
+    engine, time = PRESSED[name](0.0), 0.0
+    for _ in range(15):
+        engine.pressure = min(0.3 * time / (10 * DT), 0.3)
+        engine.run(stepped, n_steps=1)
+        time += DT
+    for key in ("positions", "velocities", "cell"):
+        torch.testing.assert_close(batch[key], stepped[key], rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_step_takes_its_time_from_a_schedule_once(name):
+    batch, engine = batch_from_atoms(some(name, 2)), ENGINES[name](EMT(), Ramp(1.0, 2.0, 5.0))
+    for steps in (3, 2):
+        engine.run(batch, n_steps=steps)
+        torch.testing.assert_close(engine.state["temperature_time"], batch["steps"].double() * DT)
+    assert batch["steps"].view(-1).tolist() == [5, 5]
+
+
 def test_pressures_and_frictions_follow_schedules_and_time_steps_do_not():
     batch = batch_from_atoms(some("mtk"))
     engine = IsotropicMTKNPT(EMT(), DT, 300.0, Ramp(0.0, 0.1, 10 * DT), 100.0, 500.0)
@@ -102,6 +156,8 @@ def test_pressures_and_frictions_follow_schedules_and_time_steps_do_not():
         NVE(EMT(), Ramp(0.1, 0.2, 1.0))
     with pytest.raises(TypeError, match=r"taut of Bussi.*temperature"):
         Bussi(EMT(), 0.1, 300.0, Ramp(0.1, 0.2, 1.0))
+    with pytest.raises(TypeError, match="externalstress of LangevinBAOAB cannot follow"):
+        LangevinBAOAB(EMT(), 0.1, 300.0, Ramp(0.0, 0.1, 1.0))
     with pytest.raises(TypeError, match="maxstep"):
         FIRE(EMT(), maxstep=Ramp(0.1, 0.2, 1.0))
 

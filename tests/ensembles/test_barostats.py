@@ -6,7 +6,13 @@ Each barostat that claims the isothermal-isobaric ensemble.
 import pytest
 from ase import units
 
-from nvdyn_ase.dynamics import MTKNPT, IsotropicMTKNPT, MaskedMTKNPT
+from nvdyn_ase.dynamics import (
+    MTKNPT,
+    IsotropicMTKNPT,
+    LangevinBAOAB,
+    MaskedMTKNPT,
+    StochasticCellRescaling,
+)
 from tests.ensembles.argon import DT, PS, model, replicas, sampled
 from tests.ensembles.checks import are_of_one_ensemble, data, is_of_the_temperature
 
@@ -19,11 +25,30 @@ STATES = ((50.0, 0.0), (60.0, 0.0), (60.0, HIGH))
 #: which a volume has forgotten all but a tenth of where it was. With faster baths it swings on.
 SCHEDULE = (3000, 30, 400)
 TIMES = (0.2 * PS, 1.0 * PS)
+#: The same of stochastic cell rescaling, and about the compressibility of argon, Å³/eV.
+RESCALING = (0.1 * PS, 0.5 * PS, 90.0)
+#: Twice the latter is the time in which a motion of the cell loses a factor of e.
+FRICTION = {"T_tau": 0.5 * PS, "P_tau": 0.4 * PS}
 
+#: Of temperature and pressure, and of the number of the run: runs share no random numbers.
 BAROSTATS = {
-    "IsotropicMTKNPT": lambda T, p: IsotropicMTKNPT(model(), DT, T, p, *TIMES),
-    "MTKNPT": lambda T, p: MTKNPT(model(), DT, T, p, *TIMES),
-    "MaskedMTKNPT": lambda T, p: MaskedMTKNPT(model(), DT, T, p, *TIMES, mask=(True, False, True)),
+    "IsotropicMTKNPT": lambda T, p, n: IsotropicMTKNPT(model(), DT, T, p, *TIMES),
+    "MTKNPT": lambda T, p, n: MTKNPT(model(), DT, T, p, *TIMES),
+    "MaskedMTKNPT": lambda T, p, n: MaskedMTKNPT(
+        model(), DT, T, p, *TIMES, mask=(True, False, True)
+    ),
+    "StochasticCellRescaling": lambda T, p, n: StochasticCellRescaling(
+        model(), DT, T, p, *RESCALING, seed=340 + n
+    ),
+    "StochasticCellRescaling, any shape": lambda T, p, n: StochasticCellRescaling(
+        model(), DT, T, p, *RESCALING, isotropic=False, seed=350 + n
+    ),
+    "LangevinBAOAB, hydrostatic": lambda T, p, n: LangevinBAOAB(
+        model(), DT, T, -p, True, **FRICTION, seed=360 + n
+    ),
+    "LangevinBAOAB, any shape": lambda T, p, n: LangevinBAOAB(
+        model(), DT, T, -p, **FRICTION, seed=370 + n
+    ),
 }
 
 
@@ -32,7 +57,7 @@ def test_a_barostat_samples_its_ensemble(name):
     found, verdicts = [], []
     for seed, (temperature, pressure) in enumerate(STATES):
         batch = replicas(temperature, seed=10 + seed)
-        samples = sampled(BAROSTATS[name](temperature, pressure), batch, *SCHEDULE)
+        samples = sampled(BAROSTATS[name](temperature, pressure, seed), batch, *SCHEDULE)
         found.append(data(samples, temperature, pressure))
         case = f"{name}, 700 bar" if pressure else name
         verdicts.append(is_of_the_temperature(case, found[-1], temperature))

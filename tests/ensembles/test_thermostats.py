@@ -7,7 +7,14 @@ freedom per atom take part.
 
 import pytest
 
-from nvdyn_ase.dynamics import Andersen, Bussi, Langevin, NoseHooverChainNVT, NVTBerendsen
+from nvdyn_ase.dynamics import (
+    Andersen,
+    Bussi,
+    Langevin,
+    LangevinBAOAB,
+    NoseHooverChainNVT,
+    NVTBerendsen,
+)
 from tests.ensembles.argon import DT, PS, model, replicas, sampled
 from tests.ensembles.checks import are_of_one_ensemble, data, is_of_the_temperature
 
@@ -18,17 +25,19 @@ TEMPERATURES = (50.0, 60.0)
 #: which the energy of every thermostat here has forgotten all but a tenth of where it was.
 SCHEDULE = (2000, 40, 400)
 
+#: Of a temperature, and of the number of the run: runs share no random numbers.
 THERMOSTATS = {
-    "Andersen": lambda T: Andersen(model(), DT, T, 0.01, fixcm=False, seed=21),
-    "Bussi": lambda T: Bussi(model(), DT, T, 0.1 * PS, seed=22),
-    "Langevin": lambda T: Langevin(model(), DT, T, 2.0 / PS, seed=23),
-    "NoseHooverChainNVT": lambda T: NoseHooverChainNVT(model(), DT, T, 0.1 * PS),
+    "Andersen": lambda T, n: Andersen(model(), DT, T, 0.01, fixcm=False, seed=210 + n),
+    "Bussi": lambda T, n: Bussi(model(), DT, T, 0.1 * PS, seed=220 + n),
+    "Langevin": lambda T, n: Langevin(model(), DT, T, 2.0 / PS, seed=230 + n),
+    "LangevinBAOAB": lambda T, n: LangevinBAOAB(model(), DT, T, T_tau=0.5 * PS, seed=240 + n),
+    "NoseHooverChainNVT": lambda T, n: NoseHooverChainNVT(model(), DT, T, 0.1 * PS),
 }
 
 
 def simulations(make, schedule=SCHEDULE):
     for seed, temperature in enumerate(TEMPERATURES):
-        samples = sampled(make(temperature), replicas(temperature, seed=seed), *schedule)
+        samples = sampled(make(temperature, seed), replicas(temperature, seed=seed), *schedule)
         yield data(samples, temperature)
 
 
@@ -44,7 +53,7 @@ def test_a_thermostat_samples_the_canonical_ensemble(name):
 
 
 def test_berendsens_thermostat_does_not():
-    def make(temperature):
+    def make(temperature, run):
         return NVTBerendsen(model(), DT, temperature, 0.1 * PS, fixcm=False)
 
     cold, warm = simulations(make, (2000, 10, 400))

@@ -3,6 +3,7 @@
 import ase.optimize
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -166,6 +167,42 @@ def test_every_step_is_ases(method, name):
             assert result.evaluations == structures[index].calc.calls
 
 
+SEARCHES = {"BFGSLineSearch": BFGSLineSearch, "LBFGSLineSearch": LBFGSLineSearch}
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("BFGSLineSearch", "none"), ("LBFGSLineSearch", "unit cell")]
+    + [pytest.param("BFGSLineSearch", name, marks=pytest.mark.slow) for name in EVERY]
+    + [
+        pytest.param("LBFGSLineSearch", name, marks=pytest.mark.slow)
+        for name in ("none", "frechet", "strain")
+    ],
+)
+def test_every_step_of_a_search_is_ases(method, name):
+    structures = with_calculators(crystals(), counting=True)
+    batch = with_calculators(crystals() + crystals(), counting=False)
+    items = filtered(batch[:3], name) + batch[3:]
+    runs = {}
+    for rows in ([0, 3], [1, 2, 4, 5]):
+        optimizer = SEARCHES[method]([items[row] for row in rows], **QUIET)
+        frames = frames_of(optimizer, [batch[row] for row in rows], 20)
+        for place, row in enumerate(rows):
+            runs[row] = [frame[place] for frame in frames], optimizer.results[place]
+    for index, item in enumerate(filtered(structures, name)):
+        frames, result = runs[index]
+        reference, steps = getattr(ase.optimize, method)(item, **QUIET), 0
+        for step, _ in enumerate(reference.irun(fmax=0, steps=20)):
+            if np.abs(item.get_forces()).max() < 1e-3:
+                break  # the last bit of the energy decides about trials, in ASE too
+            own = frames[step]
+            assert np.abs(own[0] - structures[index].positions).max() < 1e-8, (index, step)
+            assert np.abs(own[1] - structures[index].cell).max() < 1e-8, (index, step)
+            steps = step
+        assert steps > 5
+        assert not result.outcome.failed
+
+
 #: Their steps are compared with ASE's where filters are fields of a batch, in tests/dynamics.
 OTHERS = {
     kind.__name__: (getattr(ase.optimize, kind.__name__), kind, {})
@@ -237,6 +274,34 @@ def test_atoms_filters_and_results_are_the_users_own():
         assert item.calc.results["energy"] == item.get_potential_energy()
     assert np.abs(structures[0].get_stress()).max() < 1e-3
     assert np.abs(items[2].strain).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_and_calculators_are_left_as_ase_leaves_them(name):
+    several, alone = with_calculators(crystals()[1:], True), with_calculators(crystals()[1:], True)
+    items, references = (filtered(structures, name) for structures in (several, alone))
+    FIRE([*items, gold(1)[0]], **QUIET).run(fmax=0, steps=8)
+    for item, reference, own, other in zip(items, references, several, alone, strict=True):
+        ase.optimize.FIRE(reference, **QUIET).run(fmax=0, steps=8)
+        assert own.calc.results.keys() == other.calc.results.keys()
+        for key, value in other.calc.results.items():
+            np.testing.assert_allclose(own.calc.results[key], value, atol=1e-9, err_msg=key)
+        assert vars(item).keys() == vars(reference).keys()
+        told = ["stress", "strain", "cell_factor", "exp_cell_factor", "mask", "orig_cell"]
+        for attribute in (*told, "scalar_pressure", "origcell", "index", "n"):
+            if hasattr(reference, attribute):
+                values = (getattr(each, attribute) for each in (item, reference))
+                np.testing.assert_allclose(*values, atol=1e-9, err_msg=attribute)
+        asked = ["get_positions", "get_forces", "get_potential_energy", "deform_grad", "copy"]
+        before = item_calls(item)
+        for method in asked:
+            if hasattr(reference, method) and not isinstance(reference, Atoms):
+                values = (getattr(each, method)() for each in (item, reference))
+                values = (v.positions if isinstance(v, Atoms) else v for v in values)
+                np.testing.assert_allclose(*values, atol=1e-9, err_msg=method)
+        assert item_calls(item) == before
+        if hasattr(reference, "arrays"):
+            assert item.arrays is own.arrays
 
 
 def test_the_optimizable_of_a_list_is_that_of_its_items():

@@ -93,6 +93,32 @@ def test_the_hessian_of_good_old_quasi_newton_can_be_set():
     np.testing.assert_allclose(optimizer.get_hessian()[1], alone.get_hessian(), atol=1e-7)
 
 
+@pytest.mark.parametrize("look", ["nobody", "asked", "read", "set"])
+def test_the_diagonal_counts_until_somebody_asks_for_the_hessian_as_in_ase(look):
+    several, alone = metals(2), metals(2)
+    made = [GoodOldQuasiNewton(several, **QUIET)]
+    made += [ase.optimize.GoodOldQuasiNewton(atoms, **QUIET) for atoms in alone]
+    for optimizer in made:
+        if look == "asked":
+            optimizer.get_hessian()
+        elif look == "read" and optimizer is made[0]:  # in ASE it is not there yet
+            assert optimizer.hessian[0][0, 0] == 20.0
+        elif look == "read":
+            optimizer.get_hessian()
+        elif look == "set":
+            own = 35.0 * np.eye(12)
+            optimizer.set_hessian([own, own] if optimizer is made[0] else own)
+        optimizer.diagonal = 60.0
+        optimizer.run(fmax=0, steps=3)
+    for own, other in zip(several, alone, strict=True):
+        np.testing.assert_allclose(own.positions, other.positions, atol=1e-12)
+
+
+def test_a_diagonal_has_to_be_a_number():
+    with pytest.raises(ValueError, match="diagonal=None"):
+        GoodOldQuasiNewton(metals(2), diagonal=None, **QUIET)
+
+
 def cells(count=3):
     return [FrechetCellFilter(atoms, exp_cell_factor=1.0) for atoms in metals(count)]
 

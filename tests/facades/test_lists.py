@@ -12,7 +12,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.io import read
+from ase.io.trajectory import Trajectory
 
+import nvdyn_ase.optimize
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import Outcome
@@ -383,6 +385,28 @@ def test_each_system_has_a_trajectory_that_ends_at_its_own_last_step(name, form,
         assert np.array_equal(frames[-1].positions, atoms.positions)
         assert frames[-1].get_potential_energy() == atoms.get_potential_energy()
         np.testing.assert_array_equal(frames[-1].get_forces(), atoms.get_forces())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("BFGS", {"maxstep": [0.1, 0.2], "alpha": [50.0, 60.0]}),
+        ("BFGSLineSearch", {"maxstep": [0.1, 0.2], "alpha": [5.0, 6.0]}),
+        ("FIRE", {"maxstep": [0.1, 0.2], "dt": [0.1, 0.05]}),
+        ("GoodOldQuasiNewton", {"diagonal": [10.0, 20.0]}),
+    ],
+)
+def test_the_header_of_a_trajectory_is_that_of_ase_alone(name, options, tmp_path):
+    limits, every = [0.0, 1e-9], {"logfile": None, "loginterval": 2}
+    target = str(tmp_path / "list-{index}.traj")
+    kind, theirs = getattr(nvdyn_ase.optimize, name), getattr(ase.optimize, name)
+    kind(metals(2), trajectory=target, **options, **every).run(fmax=limits, steps=2)
+    for index, atoms in enumerate(metals(2)):
+        own = {key: values[index] for key, values in options.items()}
+        path = str(tmp_path / f"alone-{index}.traj")
+        theirs(atoms, trajectory=path, **own, **every).run(fmax=limits[index], steps=2)
+        found = [Trajectory(p).description for p in (target.replace("{index}", str(index)), path)]
+        assert found[0] == found[1]
 
 
 def test_several_systems_cannot_share_a_trajectory(tmp_path):

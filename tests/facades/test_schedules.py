@@ -13,8 +13,11 @@ from nvdyn_ase.md import (
     Bussi,
     IsotropicMTKNPT,
     Langevin,
+    LangevinBAOAB,
     NoseHooverChainNVT,
+    NPTBerendsen,
     NVTBerendsen,
+    StochasticCellRescaling,
 )
 from nvdyn_ase.md.melchionna import MelchionnaNPT
 from tests.systems import with_velocities
@@ -25,7 +28,13 @@ FACADES = {
     "Andersen": (Andersen, {"andersen_prob": 0.02, "seed": 1}),
     "Bussi": (Bussi, {"taut": 50.0, "seed": 1}),
     "Langevin": (Langevin, {"friction": 0.01, "fixcm": False, "seed": 1}),
+    "LangevinBAOAB": (LangevinBAOAB, {"T_tau": 50 * units.fs, "seed": 1}),
     "NVTBerendsen": (NVTBerendsen, {"taut": 50.0}),
+    "NPTBerendsen": (NPTBerendsen, {"pressure_au": 0.0, "compressibility_au": 1.0}),
+    "StochasticCellRescaling": (
+        StochasticCellRescaling,
+        {"pressure_au": 0.0, "compressibility_au": 1.0, "seed": 1},
+    ),
     "NoseHooverChainNVT": (NoseHooverChainNVT, {"tdamp": 50 * units.fs}),
     "IsotropicMTKNPT": (IsotropicMTKNPT, {"pressure_au": 0.0, **BATHS}),
     "MTKNPT": (MTKNPT, {"pressure_au": 0.0, **BATHS}),
@@ -45,6 +54,8 @@ def metals():
 
 def made(name, atoms, temperature, **more):
     method, options = FACADES[name]
+    if method is StochasticCellRescaling:  # which ASE does not have
+        more.pop("engine", None)
     return method(atoms, DT, temperature_K=temperature, **options, **more)
 
 
@@ -64,7 +75,7 @@ def test_a_list_and_one_atoms_by_the_engine_take_a_ramp(name, tmp_path):
     assert np.array_equal(alone.get_momenta(), structures[0].get_momenta())
 
 
-@each
+@pytest.mark.parametrize("name", sorted(FACADES.keys() - {"StochasticCellRescaling"}))
 def test_ases_own_code_does_not_take_one_and_says_so(name):
     method, options = FACADES[name]
     options = {key: value for key, value in options.items() if key != "seed"}
@@ -72,7 +83,10 @@ def test_ases_own_code_does_not_take_one_and_says_so(name):
         method(metals()[0], DT, temperature_K=Ramp(1.0, 2.0, 3.0), **options)
 
 
-@pytest.mark.parametrize("name", ["Andersen", "Langevin", "NVTBerendsen", "MelchionnaNPT"])
+@pytest.mark.parametrize(
+    "name",
+    ["Andersen", "Langevin", "LangevinBAOAB", "NVTBerendsen", "NPTBerendsen", "MelchionnaNPT"],
+)
 def test_setters_begin_and_end_schedules(name):
     structures, twins = metals(), metals()
     moved, reference = made(name, structures, 300.0), made(name, twins, 300.0)
@@ -98,12 +112,16 @@ def test_what_is_read_is_what_was_given_or_what_it_is_now():
     np.testing.assert_allclose(berendsen.temperature, [350.0, 400.0, 450.0])
 
 
-def test_pressure_and_friction():
+@pytest.mark.parametrize("name", ["IsotropicMTKNPT", "NPTBerendsen", "StochasticCellRescaling"])
+def test_pressure(name):
     pressure = Ramp(0.0, 0.1, 10 * DT)
-    method, options = FACADES["IsotropicMTKNPT"]
+    method, options = FACADES[name]
     facade = method(metals(), DT, temperature_K=300.0, **options | {"pressure_au": pressure})
     facade.run(6)
     assert np.allclose(facade.engine.parameter("pressure"), 0.05)
+
+
+def test_friction():
     facade = Langevin(metals(), DT, temperature_K=300.0, friction=Ramp(0.1, 0.0, 10 * DT), seed=1)
     facade.run(20)
     assert (facade.engine.parameter("friction") == 0.0).all()
@@ -112,3 +130,15 @@ def test_pressure_and_friction():
 def test_a_list_as_long_as_the_run_is_not_a_schedule():
     with pytest.raises(ValueError, match="10 values for 3 systems"):
         made("NVTBerendsen", metals(), np.linspace(300.0, 400.0, 10)).run(10)
+
+
+@each
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_list_of_another_length_is_named_by_its_argument(name, count):
+    method, options = FACADES[name]
+    given = {"timestep": DT, "temperature_K": 300.0} | options
+    names = given.keys() - {"seed", "fixcm", "externalstress"}
+    for argument in names:
+        wrong = given | {argument: [given[argument]] * count}
+        with pytest.raises(ValueError, match=rf"^{argument}: {count} values for 3 systems"):
+            method(metals(), **wrong)

@@ -22,45 +22,15 @@ from nvdyn_ase.dynamics.matrices import (
 from nvdyn_ase.models.base import BaseModelMixin
 
 
-class MTKNPT(HeatBaths):
-    """Constant temperature and pressure, cells that change volume and shape, as in ``ase.md``.
-
-    G. J. Martyna, D. J. Tobias and M. L. Klein, J. Chem. Phys. 101, 4177 (1994), section II; the
-    order of the parts of a step is that of M. E. Tuckerman, J. Alejandre, R. López-Rendón, A. L.
-    Jochim and G. J. Martyna, J. Phys. A 39, 5629 (2006), section 5. :meth:`conserved_energy` is
-    conserved. The velocity of the cell is symmetric, so that the cell does not turn.
-
-    Every system needs three cell vectors, and may have no constraints. The thermostat acts on three
-    degrees of freedom per atom, and that of the cell on nine, as in ASE.
+class AnyShape(HeatBaths):
+    """Lets cells change volume and shape with the velocity that :meth:`_strain_rate` says.
 
     Parameters
     ----------
-    model
-        A batched model that gives the stress.
-    dt
-        Time step in ASE units, as ``5 * ase.units.fs``; one number or one per system.
-    temperature
-        K; one number or one per system.
-    pressure
-        eV/Å³; one number or one per system.
-    tdamp
-        Time constant of the thermostat in ASE units, about ``100 * dt``; one number or one per
-        system.
-    pdamp
-        Time constant of the cell in ASE units, about ``1000 * dt``; one number or one per system.
-    tchain, pchain
-        Links of the chains of atoms and cell.
-    tloop, ploop
-        Parts into which a step of a chain is divided.
+    model, dt, temperature, pressure, tdamp, pdamp, tchain, pchain, tloop, ploop
+        As in ``HeatBaths``.
     **engine
         Arguments of ``BaseDynamics``.
-
-    Raises
-    ------
-    ValueError
-        The model gives no stress; a chain without links, or no parts.
-    StructureError
-        A system has no volume or, when it is to be moved, has constraints.
     """
 
     _cell_shape: ClassVar[tuple[int, ...]] = (3, 3)
@@ -68,9 +38,6 @@ class MTKNPT(HeatBaths):
     def _inertia(self, batch: Batch) -> Row:
         square = self.state["pdamp"] * self.state["pdamp"]
         return (self.state["count"] + 1.0) * kB * self.state["temperature"] * square
-
-    def _cell_motions(self) -> tuple[float, float]:
-        return 9.0, 9.0
 
     def _strain_rate(self) -> Matrix:
         return self.state["strain_rate"]
@@ -99,7 +66,63 @@ class MTKNPT(HeatBaths):
         batch["positions"] = applied(batch["positions"], factor) + moved
 
 
-class MaskedMTKNPT(MTKNPT):
+class MTKNPT(AnyShape):
+    """Constant temperature and pressure, cells that change volume and shape, as in ``ase.md``.
+
+    G. J. Martyna, D. J. Tobias and M. L. Klein, J. Chem. Phys. 101, 4177 (1994), section II; the
+    order of the parts of a step is that of M. E. Tuckerman, J. Alejandre, R. López-Rendón, A. L.
+    Jochim and G. J. Martyna, J. Phys. A 39, 5629 (2006), section 5. :meth:`conserved_energy` is
+    conserved. The velocity of the cell is symmetric, so that the cell does not turn.
+
+    Every system needs three cell vectors, and may have no constraints. The thermostat acts on three
+    degrees of freedom per atom, and that of the cell on the six of a symmetric velocity.
+
+    Parameters
+    ----------
+    model
+        A batched model that gives the stress.
+    dt
+        Time step in ASE units, as ``5 * ase.units.fs``; one number or one per system.
+    temperature
+        K; one number or one per system.
+    pressure
+        eV/Å³; one number or one per system.
+    tdamp
+        Time constant of the thermostat in ASE units, about ``100 * dt``; one number or one per
+        system.
+    pdamp
+        Time constant of the cell in ASE units, about ``1000 * dt``; one number or one per system.
+    tchain, pchain
+        Links of the chains of atoms and cell.
+    tloop, ploop
+        Parts into which a step of a chain is divided.
+    as_ase
+        The thermostat of the cell in ASE 3.29 counts nine degrees of freedom, of which a symmetric
+        velocity has six. The cell is then half as hot again as the atoms, and its fluctuations are
+        too large. True: as there.
+    **engine
+        Arguments of ``BaseDynamics``.
+
+    Raises
+    ------
+    ValueError
+        The model gives no stress; a chain without links, or no parts.
+    StructureError
+        A system has no volume or, when it is to be moved, has constraints.
+    """
+
+    def __init__(
+        self, model: BaseModelMixin, *arguments: Any, as_ase: bool = False, **options: Any
+    ) -> None:
+        self.as_ase = as_ase
+        super().__init__(model, *arguments, **options)
+
+    def _cell_motions(self) -> tuple[float, float]:
+        motions = 9.0 if self.as_ase else 6.0
+        return motions, motions
+
+
+class MaskedMTKNPT(AnyShape):
     """Constant temperature and pressure, cells that grow along chosen cell vectors.
 
     As ``ase.md.nose_hoover_chain.MaskedMTKNPT``: the velocity of the cell is a sum over the

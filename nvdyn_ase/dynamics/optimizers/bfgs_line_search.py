@@ -130,8 +130,9 @@ def learned(
     for matrix, a, b in zip(
         *(blocks.matrices(H), blocks.vectors(s), blocks.vectors(other)), strict=True
     ):
-        half = outer(a, b)
-        parts.append(matrix - (half + half.transpose(1, 2)))
+        change = outer(a, b)
+        change = change + change.transpose(1, 2)
+        parts.append(change.neg_().add_(matrix))
     return blocks.joined_matrices(parts)
 
 

@@ -51,10 +51,10 @@ class HessianOptimizer(Optimizer):
             *(blocks.systems(state["moved"]),),
             strict=True,
         )
-        hessians = [bfgs_update(*group) for group in groups]
-        state["hessian"] = blocks.joined_matrices(hessians)
+        state["hessian"] = blocks.joined_matrices([bfgs_update(*group) for group in groups])
         state["last_coordinates"], state["last_forces"] = coordinates, forces
         state["moved"] = torch.ones_like(state["moved"])
+        hessians = blocks.matrices(state["hessian"])
         steps = self.steps(hessians, blocks.vectors(forces), batch)
         self.make(batch, coordinates, blocks.joined_vectors(steps))
 
@@ -136,7 +136,7 @@ def bfgs_update(
     moved
         Whether there was a step.
     """
-    useful = moved & (s.abs().amax(1, keepdim=True) >= 1e-7)
+    useful = moved & (s.abs() >= 1e-7).any(1, keepdim=True)
     return changed(hessian, bfgs_change(hessian, s, y).added, useful)
 
 
@@ -167,4 +167,4 @@ def changed(
     hessian: Float[Tensor, "G d d"], added: Float[Tensor, "G d d"], useful: Bool[Tensor, "G 1"]
 ) -> Float[Tensor, "G d d"]:
     """Return the Hessians with what is added to the useful ones, which is used up for that."""
-    return torch.where(useful.unsqueeze(2), added.add_(hessian), hessian)
+    return added.masked_fill_(~useful.unsqueeze(2), 0.0).add_(hessian)

@@ -68,7 +68,7 @@ class GoodOldQuasiNewton(HessianOptimizer):
     Raises
     ------
     ValueError
-        There is no such ``hessianupdate``.
+        There is no such ``hessianupdate``, or no ``diagonal``.
     """
 
     __needs_keys__ = frozenset({"energy", "forces"})
@@ -86,6 +86,8 @@ class GoodOldQuasiNewton(HessianOptimizer):
     ) -> None:
         if hessianupdate not in CHANGES:
             raise ValueError(f"hessianupdate={hessianupdate!r}; there are {', '.join(CHANGES)}")
+        if diagonal is None:
+            raise ValueError("diagonal=None; give a curvature, eV/Å², or leave it out")
         self.hessianupdate, self.forcemin = hessianupdate, forcemin
         self.maxradius, self.diagonal, self.radius = maxradius, diagonal, radius
         super().__init__(model, **engine)
@@ -143,9 +145,8 @@ class GoodOldQuasiNewton(HessianOptimizer):
             strict=True,
         )
         change = CHANGES[self.hessianupdate]
-        hessians = [change(*group) for group in groups]
-        self.state["hessian"] = blocks.joined_matrices(hessians)
-        return hessians
+        self.state["hessian"] = blocks.joined_matrices([change(*group) for group in groups])
+        return blocks.matrices(self.state["hessian"])
 
     def _trusted(
         self, blocks: Blocks, hessians: list[Tensor], forces: Float[Tensor, "R 3"], radius: Tensor

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level
 from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.cell_filters import voigt
+from nvdyn_ase.dynamics.matrices import symmetric
 from nvdyn_ase.dynamics.rows import Rows, largest_norm
 from nvdyn_ase.dynamics.together import put_together
 
@@ -160,6 +162,18 @@ class Optimizer(BaseDynamics):
         """Return the energy whose gradient the forces are: under pressure the enthalpy, eV."""
         energy, deformed = super().energy(batch), self.rows(batch).deformed
         return energy if deformed is None else deformed.energy(batch, energy)
+
+    def stress_of_filters(self, batch: Batch) -> Float[Tensor, "D 6"] | None:
+        """Return the stress as ASE's filters of cells tell it, eV/Å³; None if there are none.
+
+        There is a row for each system whose cell has rows beside those of its atoms, in Voigt's
+        order: what may change of the stress, with the pressure, and constraints applied.
+        """
+        deformed = self.rows(batch).deformed
+        if deformed is None:
+            return None
+        stress = self.constraints(batch).stress(batch, batch["stress"])
+        return voigt(symmetric(deformed.stress(batch, stress)))
 
     # ---------------------------------------------------------------- how a method moves
 

@@ -1,0 +1,91 @@
+"""A file for every result."""
+
+import glob
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ase.io
+
+from nvdyn_ase.atoms import Result
+from nvdyn_ase.files import INDEX
+from nvdyn_ase.output.errors import OutputError
+from nvdyn_ase.output.result_file import ResultFile
+
+
+class FilePerStructure(ResultFile):
+    """A file for every structure, with its index in the name.
+
+    Each is written under the name with ``partial`` for the index, and gets its own when it is
+    whole: what there is under a number is done.
+    """
+
+    def existing(self) -> list[Path]:
+        """Return what is there already and might be lost."""
+        pattern = "*".join(glob.escape(part) for part in str(self.path).split("{index}"))
+        return [Path(name) for name in glob.glob(pattern) if self._index_in(name) is not None]
+
+    def _index_in(self, name: str) -> int | None:
+        """Return the index in a name; None if it is not the name of such a file."""
+        first, *others = (re.escape(part) for part in str(self.path).split("{index}"))
+        found = re.fullmatch(rf"{first}(\d+)" + r"\1".join(others), name)
+        return int(found[1]) if found else None
+
+    def is_complete(self) -> bool:
+        """Say that one cannot know: there is nothing that only a complete output has."""
+        return False
+
+    def failed(self) -> set[int]:
+        """Return nothing: most of these formats do not say how a structure ended."""
+        return set()
+
+    def open(
+        self,
+        at_least: int = 1,
+        provenance: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        retry: bool = False,
+    ) -> None:
+        """Begin, or go on; see :class:`ResultFile`. No structure is written before there is one."""
+        if retry:
+            raise OutputError(
+                "with a file for each structure one cannot say which have failed; one file in "
+                "extxyz, traj or db can be tried again"
+            )
+        found = []
+        if resume:
+            indices = [self._index_in(str(path)) for path in self.existing()]
+            found = [{INDEX: index} for index in indices if index is not None]
+            self._take_up(found, provenance, retry)
+        elif provenance is not None:
+            self._tell(provenance)
+
+    @property
+    def _sidecar(self) -> Path:
+        return Path(f"{self._named('all')}.provenance.json")
+
+    def _named(self, index: int | str) -> Path:
+        return Path(str(self.path).replace("{index}", str(index)))
+
+    def _look_what_is_left(self) -> None:
+        """Do nothing: every file is by itself."""
+
+    def _add(self, result: Result, marks: dict[str, Any]) -> None:
+        result.atoms.info |= marks
+        partial = self._named("partial")
+        ase.io.write(partial, result.atoms, format=self.form)
+        partial.replace(self._named(result.index))
+
+    def flush(self) -> None:
+        """Do nothing: every file was closed."""
+
+    def close(self, complete: bool) -> None:
+        """End."""
+        self._named("partial").unlink(missing_ok=True)
+        self._complete = complete
+
+    def state(self) -> str:
+        """Say where the structures are."""
+        before = "" if self._complete else "stopped: "
+        return f"{before}{self.written} structures written to {self.path}"

@@ -1,0 +1,340 @@
+"""One file for all results."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ase.io.formats import get_ioformat, open_with_compression
+
+from nvdyn_ase.atoms import Result
+from nvdyn_ase.dynamics import Outcome
+from nvdyn_ase.files import (
+    INDEX,
+    DamagedFileError,
+    DatabaseFile,
+    ExtxyzFile,
+    StructureFile,
+    TrajectoryFile,
+)
+from nvdyn_ase.output.at_the_end import FileAtTheEnd
+from nvdyn_ase.output.errors import OutputError, one_line
+from nvdyn_ase.output.marks import marks_of
+from nvdyn_ase.provenance import differences
+from nvdyn_ase.replacing import replacing, sync_directory
+
+COMPRESSED = (".gz", ".bz2", ".xz")
+#: Where the provenance of a file tells with which other parameters failures were tried again.
+RETRIED = "retried_with"
+
+#: Formats that can be added to. A plain xyz has no place for how a structure ended.
+_GROWING: dict[str, type[StructureFile]] = {
+    kind.form: kind for kind in (ExtxyzFile, TrajectoryFile, DatabaseFile)
+}
+
+
+class ResultFile:
+    """One file for all structures, under another name until it is complete.
+
+    Until :meth:`close`, and for ever if something stops the command, it is called
+    ``NAME.partial.EXT``, so that a file without ``.partial`` is complete. Whatever stops the
+    command, ``kill -9`` included, ``open(resume=True)`` finds what is in it, drops a half-written
+    last structure, and goes on. The order of the file is that in which structures are written; each
+    carries the mark ``input_index``. Compressed files are compressed when they are complete.
+
+    After :meth:`open` everything is for one thread, which may be another one.
+
+    Parameters
+    ----------
+    path
+        What it is called in the end.
+    form
+        ASE's name of the format.
+    method
+        What is done to the structures: names of marks begin with it.
+
+    Attributes
+    ----------
+    written
+        Structures in the file.
+    """
+
+    def __init__(self, path: Path, form: str, method: str = "relax") -> None:
+        self.path, self.form, self.method = path, form, method
+        self._outcomes: dict[int, str] = {}
+        self._complete = False
+        plain = path.with_suffix("") if path.suffix in COMPRESSED else path
+        self._partial = plain.with_name(f"{plain.stem}.partial{plain.suffix}")
+        kind = _GROWING.get(form)
+        self._file = FileAtTheEnd(self._partial, form) if kind is None else kind(self._partial)
+
+    @property
+    def written(self) -> int:
+        """Structures in the file."""
+        return len(self._outcomes)
+
+    # ---------------------------------------------------------------- what is there
+
+    def existing(self) -> list[Path]:
+        """Return what is there already and would be lost."""
+        return [path for path in (self.path, self._partial) if path.exists()]
+
+    def is_complete(self) -> bool:
+        """Say whether there is a complete file, and none that was begun."""
+        return self.path.exists() and not self._partial.exists()
+
+    def is_begun(self) -> bool:
+        """Say whether there is anything to go on with."""
+        return bool(self.existing())
+
+    def done(self) -> set[int]:
+        """Return which structures of the input are in the file."""
+        return set(self._outcomes)
+
+    def failed(self) -> set[int]:
+        """Return which structures in the file have failed."""
+        fine = ("converged", "budget")
+        return {index for index, outcome in self._outcomes.items() if outcome not in fine}
+
+    def outcomes(self) -> dict[int, str]:
+        """Return how each structure in the file ended, by its index: ``converged``, ``error``."""
+        return dict(self._outcomes)
+
+    # ---------------------------------------------------------------- beginning
+
+    def open(
+        self,
+        at_least: int = 1,
+        provenance: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        retry: bool = False,
+    ) -> None:
+        """Begin a file for so many structures or more, or go on with one that was stopped.
+
+        Parameters
+        ----------
+        at_least
+            How many structures there will be, as far as one knows.
+        provenance
+            What :func:`nvdyn_ase.provenance.provenance` says; it is written into a database as its
+            metadata, and beside other files as ``NAME.provenance.json``.
+        resume
+            Go on with what is there, if anything is.
+        retry
+            Take up a complete file too; parameters may be others than those that it began with,
+            and are told beside them.
+
+        Raises
+        ------
+        OutputError
+            The format holds fewer; the file cannot be made. To resume: the format is written in one
+            go, the file is complete or damaged, or what is there is not of this run.
+        """
+        if get_ioformat(self.form).single and at_least > 1:
+            raise OutputError(
+                f"a {self.form} file holds one structure, and there are more; put {{index}} into "
+                "the name of the output"
+            )
+        resume = resume and self._can_go_on(retry)
+        try:
+            if not resume:
+                self._remove_partial()
+            found = self._file.recover()
+        except DamagedFileError as error:
+            raise OutputError(f"cannot go on with what is there: {error}") from error
+        except OSError as error:
+            raise OutputError(f"cannot write {self._partial}: {error.strerror or error}") from error
+        if resume:
+            self._take_up(found, provenance, retry)
+        if provenance is not None and not resume:
+            self._tell(provenance)
+
+    def _can_go_on(self, retry: bool) -> bool:
+        """Say whether there is something to go on with; raise if one cannot."""
+        if not self.existing():
+            return False
+        if self.is_complete() and not retry:
+            raise OutputError(f"{self.path} is complete; there is nothing to resume")
+        if isinstance(self._file, FileAtTheEnd):
+            raise OutputError(
+                f"a {self.form} file is written in one go at the end, so that a run into it cannot "
+                "be resumed; start afresh with --overwrite, into extxyz, traj or db if it may stop"
+            )
+        if self.is_complete():
+            self._take_name()
+        return True
+
+    def _take_name(self) -> None:
+        """Make a complete file one that is not."""
+        try:
+            if self.path.suffix not in COMPRESSED:
+                self.path.replace(self._partial)
+                return
+            packed = open_with_compression(str(self.path), "rb")
+            with packed, replacing(self._partial) as plain:
+                shutil.copyfileobj(packed, plain)
+            self.path.unlink()
+        except OSError as error:
+            raise OutputError(f"cannot go on with {self.path}: {one_line(error)}") from error
+
+    def _take_up(
+        self, found: list[dict[str, Any]], provenance: Mapping[str, Any] | None, retry: bool
+    ) -> None:
+        if any(INDEX not in marks for marks in found):
+            raise OutputError(
+                f"{self._partial} has structures without {INDEX}, so that one cannot say which are "
+                "done; it is not of this program, or of an older version: move it away"
+            )
+        if provenance is not None and (found or self._has_told()):
+            self._compare(provenance, retry)
+        elif provenance is not None:
+            self._tell(provenance)
+        for marks in found:
+            self._outcomes[marks[INDEX]] = str(marks.get(f"{self.method}_outcome", ""))
+
+    def _compare(self, provenance: Mapping[str, Any], retry: bool) -> None:
+        """Raise if what is there is of another run; tell other parameters of one that retries."""
+        told = self._told()
+        runs = [told, *told.get(RETRIED, [])]
+        changed = differences(runs[-1], provenance, parameters=not retry)
+        if changed:
+            raise OutputError(
+                f"{self._partial} is of another run: {'; '.join(changed)}; run with what it was "
+                "run with, or start afresh with --overwrite"
+            )
+        if differences(runs[-1], provenance):
+            self._tell({**told, RETRIED: [*runs[1:], dict(provenance)]})
+
+    def _remove_partial(self) -> None:
+        for path in [*self._file.belongings(self._partial), self._sidecar]:
+            path.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------- provenance
+
+    @property
+    def _sidecar(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.provenance.json")
+
+    def _tell(self, provenance: Mapping[str, Any]) -> None:
+        try:
+            if isinstance(self._file, DatabaseFile):
+                self._file.tell(provenance)
+                self._file.close()  # the thread that writes opens it again
+            else:
+                with replacing(self._sidecar) as file:
+                    file.write(json.dumps(dict(provenance), indent=1).encode())
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
+
+    def _has_told(self) -> bool:
+        """Say whether a run has come as far as to say what it is."""
+        if isinstance(self._file, DatabaseFile):
+            return bool(self._file.told())
+        return self._sidecar.exists()
+
+    def _told(self) -> dict[str, Any]:
+        if isinstance(self._file, DatabaseFile):
+            return self._file.told()
+        try:
+            found: dict[str, Any] = json.loads(self._sidecar.read_text())
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{self._sidecar} is gone or damaged, so that one cannot say what {self._partial} "
+                "is of; start afresh with --overwrite"
+            ) from error
+        return found
+
+    # ---------------------------------------------------------------- writing
+
+    def write(self, result: Result) -> None:
+        """Write a structure with the marks of how it ended; one of that index is replaced.
+
+        Raises
+        ------
+        OutputError
+            The format cannot take it, or the disk is full. What was written since :meth:`flush` may
+            be lost.
+        """
+        atoms = result.atoms
+        if result.outcome.failed and result.outcome is not Outcome.REJECTED:
+            # What its calculator has is not of these positions, or not a number.
+            atoms.calc = None
+        marks = marks_of(result, self.method)
+        for key in (*marks, f"{self.method}_reason", f"{self.method}_fmax"):
+            atoms.info.pop(key, None)  # of an earlier run
+        try:
+            self._add(result, marks)
+        except Exception as error:
+            self._look_what_is_left()
+            raise OutputError(
+                f"cannot write structure {result.index} to {self.path}: {one_line(error)}"
+            ) from error
+        self._outcomes[result.index] = marks[f"{self.method}_outcome"]
+
+    def _look_what_is_left(self) -> None:
+        """Forget what an error took out of the file: a database goes back to its last commit."""
+        left = self._file.indices()
+        self._outcomes = {index: own for index, own in self._outcomes.items() if index in left}
+
+    def _add(self, result: Result, marks: dict[str, Any]) -> None:
+        self._file.add(result.atoms, marks)
+
+    def flush(self) -> None:
+        """Have everything that was written on the disk, so that it survives a loss of power.
+
+        Raises
+        ------
+        OutputError
+            It cannot be done, as the disk is full.
+        """
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._look_what_is_left()
+            raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
+
+    def close(self, complete: bool) -> None:
+        """End, and give the file its name if it is complete.
+
+        Raises
+        ------
+        OutputError
+            A format that is written at the end cannot take the structures.
+        """
+        try:
+            if complete:
+                self._file.settle()
+            self._file.close()
+            if complete:
+                self._give_name()
+            elif not self.written:
+                self._remove_partial()
+        except Exception as error:
+            raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
+        self._complete = complete
+
+    def _give_name(self) -> None:
+        for path in self._file.belongings(self.path)[1:]:
+            path.unlink(missing_ok=True)  # of a file that this one takes the place of
+        if self.path.suffix in COMPRESSED:
+            self._compress()
+        else:
+            self._partial.replace(self.path)
+        sync_directory(self.path.parent)
+
+    def _compress(self) -> None:
+        new = self._partial.with_name(f"{self._partial.name}{self.path.suffix}")
+        with self._partial.open("rb") as plain, open_with_compression(str(new), "wb") as packed:
+            shutil.copyfileobj(plain, packed)
+        new.replace(self.path)
+        self._partial.unlink()
+
+    def state(self) -> str:
+        """Say where the structures are."""
+        if self._complete:
+            return f"written to {self.path}"
+        if not self.written:
+            return "stopped before anything was written"
+        first = "first " if self.done() == set(range(self.written)) else ""
+        return f"stopped: the {first}{self.written} structures are in {self._partial}"
