@@ -137,6 +137,7 @@ class FusedStage(Compiling, HooksOfStages, BaseDynamics):
         super().begin_run(batch, hurried)
         self._begins, self._hurried = True, hurried
         for stage in self.stages:
+            stage.engine.check_parameters(batch, self._home)
             stage.engine.begin_run(batch, hurried)
         self._take_over_neighbor_list()
         self._leave_parts_that_are_over(batch)

@@ -1,7 +1,7 @@
 """Inflight batching: systems that are done leave a running batch, and others take their place."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 from nvdyn_ase.dynamics.together import forget_pairs, name_unknown, put_together
+
+if TYPE_CHECKING:
+    from nvdyn_ase.dynamics.base import BaseDynamics
 
 _UNLIMITED = 2**62
 
@@ -425,11 +428,21 @@ class InflightBatching:
         self, batch: Batch, staying: np.ndarray, joining: tuple[Batch, Batch] | None = None
     ) -> None:
         """Move those that stay, and those that come behind them."""
-        self.active_batch = go_on_with(cast(Any, self), batch, staying, joining)
-        if self.steps_on_coming is not None:
-            rows = torch.from_numpy(staying).to(self.steps_on_coming.device)
-            before, new = self.steps_on_coming, self.active_batch["steps"][len(staying) :]
-            self.steps_on_coming = torch.cat([before.index_select(0, rows), new])
+        engine = cast("BaseDynamics", self)
+        try:
+            go_on_with(engine, batch, staying, joining)
+        finally:
+            if engine._batch is not None and engine._batch is not batch:
+                self._note_in_flight(engine._batch, staying)
+
+    def _note_in_flight(self, batch: Batch, staying: np.ndarray) -> None:
+        """Note what is moved now, of which these were moved before."""
+        self.active_batch, before = batch, self.steps_on_coming
+        if before is not None:
+            rows = torch.from_numpy(staying).to(before.device)
+            self.steps_on_coming = torch.cat(
+                [before.index_select(0, rows), batch["steps"][len(staying) :]]
+            )
 
     def _write(self, batch: Batch) -> Iterator[int]:
         """Write systems into the first sinks that have room; yield how many are written so far."""

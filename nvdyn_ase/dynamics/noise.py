@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics.parameters import Places
+from nvdyn_ase.dynamics.parameters import PerSystemParameters, Places
 from nvdyn_ase.dynamics.philox import Rows, normal, uniform, words
 
 KEY, POSITION = "noise_key", "noise_position"
@@ -99,6 +99,15 @@ class Noise:
         """Whether numbers are to come from one generator of numpy for each system."""
         return _is_sequence(self.rng)
 
+    def check(self, places: Places) -> None:
+        """Raise ValueError if there is not one seed or generator for each of the systems."""
+        self._generators(places)
+        if isinstance(self.seed, list) and len(self.seed) != places.total:
+            count = "a stream of" if places.total is None else places.total
+            raise ValueError(
+                f"seed: {len(self.seed)} values for {count} systems; give one or one each"
+            )
+
     def _generators(self, places: Places) -> list[Any] | None:
         if not self.wants_generators:
             return None
@@ -117,11 +126,7 @@ class Noise:
             self.seed = int(drawn[0])
         if not isinstance(self.seed, list):
             return [self.seed] * len(places.rows)
-        if len(self.seed) != places.total:
-            count = "a stream of" if places.total is None else places.total
-            raise ValueError(
-                f"seed: {len(self.seed)} values for {count} systems; give one or one each"
-            )
+        self.check(places)
         return [self.seed[row] for row in places.rows]
 
     def _share(self, array: np.ndarray) -> None:
@@ -194,10 +199,15 @@ class Noise:
         return self._rows[1:]
 
 
-class HasNoise:
+class HasNoise(PerSystemParameters):
     """What integrators with random numbers have in common: where those come from."""
 
     noise: Noise
+
+    def check_parameters(self, batch: Batch, places: Places) -> None:
+        """Raise ValueError if there are not as many parameters, seeds or generators as systems."""
+        super().check_parameters(batch, places)
+        self.noise.check(places)
 
     @property
     def seed(self) -> Any:

@@ -156,6 +156,25 @@ class PerSystemParameters:
             return value(*_beginning(name, value, batch, places))
         return parameter_rows(name, value, places, batch.device)
 
+    def check_parameters(self, batch: Batch, places: Places) -> None:
+        """Raise ValueError if parameters do not have a value for each of the systems.
+
+        Parameters
+        ----------
+        batch
+            Some of them.
+        places
+            Which values are theirs.
+        """
+        for name in self._per_system:
+            value = getattr(self, name)
+            if isinstance(value, Schedule):
+                _beginning(name, value, batch, places)
+            elif isinstance(value, PerAtom):
+                value.rows(name, places)
+            elif not isinstance(value, (int, float, type(None))):
+                parameter_rows(name, value, places, batch.device)
+
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch.
 

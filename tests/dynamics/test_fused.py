@@ -18,6 +18,7 @@ from nvdyn_ase.dynamics import (
     NeighborListHook,
     Outcome,
     ProgressHook,
+    Ramp,
     SizeAwareSampler,
     SnapshotHook,
 )
@@ -469,6 +470,23 @@ def test_generators_of_a_stage_are_refused_at_once():
     engine.sampler = SizeAwareSampler(inputs([1.0, 2.0]), max_batch_size=2)
     with pytest.raises(ValueError, match="rng"):
         engine.run()
+    assert model.forwards == 0
+
+
+WRONG = {
+    "temperature: 2 values for 3": {"temperature": [1.0, 2.0], "seed": 1},
+    "stop of temperature: 2 values for 3": {"temperature": Ramp(1.0, [2.0, 3.0], 1.0), "seed": 1},
+    "seed: 2 values for 3": {"temperature": 1.0, "seed": [1, 2]},
+    "rng: 2 generators for 3": {"temperature": 1.0, "rng": [torch.Generator()] * 2},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_a_later_stage_lacks_is_said_before_the_first_step(message):
+    model = Well()
+    engine = relax(model) + Langevin(model, 0.1, friction=0.1, n_steps=3, **WRONG[message])
+    with pytest.raises(ValueError, match=message):
+        engine.run(wells(1.0, 2.0, 3.0))
     assert model.forwards == 0
 
 
