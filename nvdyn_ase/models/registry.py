@@ -57,6 +57,9 @@ _CLASSES = {
         for kind in ("LinearCombination", "Mixed", "Sum", "Average")
     },
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
+    "nvdyn_ase.calculators.nvdyn_calculator.NvdynCalculator": _Entry(
+        f"{_ADAPTERS}:inside", exact=True
+    ),
 }
 
 # What register_model was told in this process; nothing else writes to it.
