@@ -287,7 +287,7 @@ def band():
 
 
 def relaxed_band(images, **options):
-    neb = NEB(images, **options)
+    neb = NEB(images, method="improvedtangent", **options)
     neb.interpolate()
     ase.optimize.BFGS(neb, logfile=None).run(fmax=0.01, steps=4)
     return [atoms.get_potential_energy() for atoms in images]
@@ -317,7 +317,7 @@ def test_bands_of_images_with_own_and_shared_calculators():
 def test_a_band_does_one_forward_pass_a_step():
     images, model = band(), Counting()
     NvdynCalculator(model).evaluate(images)
-    neb = NEB(images)
+    neb = NEB(images, method="improvedtangent")
     neb.interpolate()
     assert model.sizes == [5]
     optimizer = ase.optimize.BFGS(neb, logfile=None)
