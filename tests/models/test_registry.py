@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import EntryPoint, EntryPoints
 
 import ase
 import pytest
@@ -17,6 +18,7 @@ from ase.calculators.morse import MorsePotential
 from loguru import logger
 from torch import nn
 
+from nvdyn_ase import models
 from nvdyn_ase.atoms.proxy import CalculatorProxy
 from nvdyn_ase.calculators import CalculatorModel
 from nvdyn_ase.models import (
@@ -292,6 +294,32 @@ def test_entry_points_of_packages(tmp_path, monkeypatch, said):
         sys.modules.pop("springs_of_ours", None)
 
 
+def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
+    points = {
+        f"{__name__}.Dispersion": "springs_that_left:make",
+        "springs": "nvdyn_ase.models:Springs",
+    }
+    found = [EntryPoint(name, target, "nvdyn_ase.models") for name, target in points.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(found))
+    registry._brought.cache_clear()
+    try:
+        for thing, name in ((Dispersion(), f"{__name__}.Dispersion"), ("springs", "springs")):
+            with pytest.raises(ImportError, match=rf"{name} = {points[name]}.*nvdyn_ase\.models"):
+                as_model(thing)
+    finally:
+        registry._brought.cache_clear()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "chgnet", None)
+    monkeypatch.delitem(sys.modules, "nvdyn_ase.models.chgnet", raising=False)
+    monkeypatch.delattr(models, "chgnet", raising=False)
+    names = {"__module__": "chgnet.model.dynamics", "__qualname__": "CHGNetCalculator"}
+    for thing in ("chgnet", type("CHGNetCalculator", (Dispersion,), names)()):
+        with pytest.raises(ImportError, match=r"chgnet is not installed.*'nvdyn_ase\[chgnet\]'"):
+            as_model(thing)
+
+
 # -------------------------------------------------------------------------------- no calculator
 
 
@@ -315,7 +343,7 @@ def test_built_in_models_do_not_import_ase_calculators():
         "import sys\n"
         "from nvdyn_ase.models import as_model\n"
         "as_model('lj'), as_model('morse'), as_model('emt')\n"
-        "print([name for name in sys.modules if name.startswith('ase.calculators.')])\n"
+        "print([name for name in sys.modules if name.startswith(('ase.calculators.', 'chgnet'))])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
