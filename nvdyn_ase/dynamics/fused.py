@@ -11,6 +11,7 @@ from torch import Tensor
 from nvdyn_ase.data import Batch, Level, StructureError
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.counts import count
+from nvdyn_ase.dynamics.evaluated import Evaluated
 from nvdyn_ase.dynamics.frozen import ActiveMask
 from nvdyn_ase.dynamics.hooks.protocol import HookStageEnum
 from nvdyn_ase.dynamics.lifecycle import Rollback
@@ -437,11 +438,27 @@ class FusedStage(HooksOfStages, BaseDynamics):
 
     def retire(self, batch: Batch, mask: Bool[Tensor, " B"], outcome: Outcome) -> None:
         """Freeze the masked systems that still move, and record how they ended."""
+        current = batch.evaluated
+        known = current is not None and current.holds(batch, current.model)
         super().retire(batch, mask, outcome)
+        if batch is not self._batch:
+            return
+        for stage in self.parts.occupied:
+            stage.engine.retire(stage.part, stage.of(mask.view(-1)), outcome)
+        self.parts.note_status()
+        if outcome.failed and self.begun is not None:  # the parts have put them back
+            self.parts.publish()
+            if known and current is not None:
+                batch.evaluated = Evaluated.now(batch, current.model, current.results)
+
+    def _put_back(self, batch: Batch, mask: Bool[Tensor, "B 1"]) -> None:
+        """Leave it to the parts to put systems where they were before the step."""
+
+    def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome = Outcome.ERROR) -> None:
+        """Retire the systems in these rows, each with the reason in its ``host``."""
         if batch is self._batch:
-            for stage in self.parts.occupied:
-                stage.engine.retire(stage.part, stage.of(mask.view(-1)), outcome)
-            self.parts.note_status()
+            self.parts.absorb()  # what the model says of them must not come after they are put back
+        super().fail(batch, rows, outcome)
 
     def explain(self, batch: Batch) -> None:
         """Note in ``host`` why systems failed, where constraints or method know; it waits."""

@@ -550,8 +550,8 @@ def test_statuses_that_the_caller_sets_say_where_a_system_begins():
     batch["status"] = torch.tensor([1, 2, 2])
     engine.run(batch)
     assert batch["stage_steps"][0, 1].item() == 10
+    batch["status"] = torch.tensor([1, -3, 2])
     with pytest.raises(ValueError, match="system 1 has status -3: no stage has that"):
-        batch["status"] = torch.tensor([1, -3, 2])
         engine.run(batch)
 
 
@@ -579,7 +579,7 @@ def test_a_hook_may_move_systems_from_stage_to_stage(where):
     assert (batch["stage_steps"][:, 1] == 5).all()
 
 
-# -------------------------------------------------------------------------------- errors and oddities
+# ------------------------------------------------------------------------------ errors and oddities
 
 
 def test_who_a_stage_cannot_move_leaves_alone():
