@@ -117,7 +117,9 @@ def relax_together(
 ) -> tuple[list[Result], float]:
     """Relax all of them and print the table; return how each ended, and the time it took, s."""
     summary = Summary()
-    results = list(summary.watch(relax(structures, EMT(), fmax=FMAX, progress=progress)))
+    results = list(
+        summary.watch(relax(structures, EMT(), fmax=FMAX, ordered=True, progress=progress))
+    )
     print(summary)
     return results, summary.seconds
 
@@ -140,7 +142,7 @@ def compare(starts: list[ase.Atoms], together: list[Result], sample: int) -> flo
     there = [starts[index].copy() for index in chosen]
 
     begin = time.perf_counter()
-    batched = list(relax(here, EMT(), fmax=FMAX, progress=False))
+    batched = list(relax(here, EMT(), fmax=FMAX, ordered=True, progress=False))
     between = time.perf_counter()
     optimizers = relax_one_by_one(there)
     end = time.perf_counter()

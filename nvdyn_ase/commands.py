@@ -13,6 +13,7 @@ from nvdyn_ase.dynamics.checkpoint import CheckpointError
 from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.output import OutputError, ResultFile, result_file
+from nvdyn_ase.planning import plan, table
 from nvdyn_ase.progress import Bar, Summary
 from nvdyn_ase.provenance import provenance
 from nvdyn_ase.reading import Unreadable, structures
@@ -36,30 +37,35 @@ def run_files(arguments: argparse.Namespace) -> int:
     """Do a job with the structures in files; return the exit status of the command."""
     job, model = job_of(arguments), _model(arguments)
     _check(arguments, job, model)
-    if arguments.ordered and arguments.resume:
-        raise CommandError("--ordered and --resume exclude each other: what is done stays in place")
+    source = _provenance(arguments, job, model)
     output = result_file(
         *(arguments.output, arguments.output_format, arguments.overwrite),
         resume=arguments.resume,
         method=job.method,
     )
-    if arguments.resume and output.is_complete():
+    run = _FileRun(arguments, job, model, output, source)
+    if arguments.resume and output.is_complete() and not arguments.retry_failed:
+        run.checkpoints.remove()  # it was about to be when the run was stopped
         print(f"{arguments.output} is complete: there is nothing to resume")
         return 0
-    summary = Summary()
-    reader = _Reader(arguments, job, summary)
-    source = _provenance(arguments, job, model)
-    ahead = list(islice(reader.read(), 2)) if not arguments.resume else []
-    if not arguments.resume and not ahead:
-        raise CommandError(reader.why_nothing())
-    output.open(len(ahead) or 1, source, arguments.resume)
-    done = output.done() - (_failed(output) if arguments.retry_failed else set())
-    run = _Run(arguments, job, model, output, summary)
-    return run.do(chain(ahead, reader.read(skip=done | {index for index, _ in ahead})), done)
+    return run.do()
 
 
-class _Run:
-    """Structures on their way through a job, into a file."""
+def plan_files(arguments: argparse.Namespace) -> int:
+    """Say what doing a job with the structures in files would take; return the exit status."""
+    job, model = job_of(arguments), _model(arguments)
+    _check(arguments, job, model)
+    given = Input(arguments, job)
+    capacity = Capacity(arguments.batch_size, model, arguments.max_atoms)
+    found = plan(given.read(), model, capacity)
+    if not found.structures:
+        raise CommandError(given.why_nothing())
+    print(table(found, given.problems, job.n_steps, model.device))
+    return 0 if found.usable == found.structures and not given.problems else 1
+
+
+class _FileRun:
+    """The structures of files on their way through a job, into a file."""
 
     def __init__(
         self,
@@ -67,102 +73,130 @@ class _Run:
         job: Job,
         model: BaseModelMixin,
         output: ResultFile,
-        summary: Summary,
+        source: dict[str, Any],
     ) -> None:
-        self.arguments, self.job, self.model = arguments, job, model
-        self.output, self.summary = output, summary
-        self.writer: BackgroundWriter[Result] = BackgroundWriter(output)
+        self.arguments, self.job, self.model, self.output = arguments, job, model, output
+        self.source = source
+        self.input = Input(arguments, job)
+        self.summary = Summary(by_steps=job.needed == "budget")
         self.checkpoints = Checkpoints(
             output.path.with_name(f"{output.path.name}.checkpoint.npz"),
-            arguments.checkpoint_every,
-            self.writer.flush,
+            every=arguments.checkpoint_every,
+            run={key: value for key, value in source.items() if key != "versions"},
         )
-        if not arguments.resume:
-            self.checkpoints.remove()
 
-    def do(self, numbered: Iterator[Numbered], done: set[int]) -> int:
+    def do(self) -> int:
         """Move all structures, and write them; return the exit status."""
-        reading = ReadAhead(numbered)
+        output, resume = self.output, self.arguments.resume and self.output.is_begun()
+        if resume:
+            output.open(1, self.source, resume=True, retry=self.arguments.retry_failed)
+        done = self._done() if resume else frozenset()
+        reading = ReadAhead(self.input.read(done))
+        try:
+            first = list(islice(reading, 2))
+            if not (first or done):
+                raise CommandError(self.input.why_nothing())
+            if not resume:
+                output.open(len(first), self.source)
+                self.checkpoints.remove()
+            stopped = self._move(chain(first, reading), done)
+        finally:
+            reading.close()
+        return self._told(stopped, len(done))
+
+    def _done(self) -> frozenset[int]:
+        """Return which structures need not be moved."""
+        failed = self.output.failed() if self.arguments.retry_failed else set()
+        return frozenset(self.output.done() - failed)
+
+    def _move(self, numbered: Iterator[Numbered], done: frozenset[int]) -> BaseException | None:
+        """Move structures and write them; return what has stopped it, if anything."""
+        writer: BackgroundWriter[Result] = BackgroundWriter(self.output)
+        self.checkpoints.before = writer.flush
         stopped: BaseException | None = None
         try:
-            results = self._results(reading, done)
-            for result in self.summary.watch(results):
-                self.writer.put(result)
+            for result in self.summary.watch(self._results(numbered, done)):
+                writer.put(result)
+            writer.flush()
         except BaseException as why:  # whatever it is, what was written must be whole
             stopped = why
-        reading.close()
-        stopped = self._end(stopped)
+        try:
+            writer.close(self.output.close, stopped is None)
+        except WriteError as error:
+            cause = error.__cause__
+            stopped = cause if isinstance(cause, OutputError) else OutputError(one_line(error))
+        if stopped is None:
+            self.checkpoints.remove()
+        return stopped
+
+    def _told(self, stopped: BaseException | None, before: int) -> int:
+        """Say how it went; return the exit status, or raise what has stopped it."""
+        problems = dict(self.input.problems)
+        self.summary.before = before
+        for index, problem in problems.items():
+            self.summary.unreadable(index, problem)
         if not self.arguments.quiet:
             print(f"{self.summary}\n\n{self.output.state()}")
         if stopped is not None:
             raise stopped
-        return 0 if self.job.is_success(self.output.outcomes()) else 1
+        return 0 if not problems and self.job.is_success(self.output.outcomes()) else 1
 
-    def _results(self, reading: ReadAhead[Numbered], done: set[int]) -> Iterator[Result]:
+    def _results(self, numbered: Iterator[Numbered], done: frozenset[int]) -> Iterator[Result]:
         arguments = self.arguments
         shown: bool | str = "always" if arguments.progress else arguments.progress is None
-        try:
-            results: Iterator[Result] = flow(
-                *(reading, self.model, self.job.make, self.job.n_steps),
-                cell_filter=self.job.cell_filter,
-                capacity=Capacity(arguments.batch_size, self.model, arguments.max_atoms),
-                bar=Bar(reading, False if arguments.quiet else shown),
-                checkpoints=self.checkpoints,
-                done=frozenset(done),
-            )
-        except (TypeError, ValueError) as error:
-            raise CommandError(one_line(error)) from error
+        results: Iterator[Result] = flow(
+            *(numbered, self.model, self.job.make, self.job.n_steps),
+            cell_filter=self.job.cell_filter,
+            capacity=Capacity(arguments.batch_size, self.model, arguments.max_atoms),
+            bar=Bar(numbered, False if arguments.quiet else shown),
+            checkpoints=self.checkpoints,
+            done=done,
+        )
         return in_order(results) if arguments.ordered else results
 
-    def _end(self, stopped: BaseException | None) -> BaseException | None:
-        """Close the file, and say what has stopped the run, if anything."""
-        complete = stopped is None
-        try:
-            self.writer.close(self.output.close, complete)
-        except WriteError as error:
-            cause = error.__cause__
-            return cause if isinstance(cause, OutputError) else OutputError(one_line(error))
-        if complete:
-            self.checkpoints.remove()
-        return stopped
 
+class Input:
+    """The structures of input files, and what cannot be read.
 
-class _Reader:
-    """Reads the input, and counts what cannot be read."""
+    Attributes
+    ----------
+    problems
+        What cannot be read, by position.
+    """
 
-    def __init__(self, arguments: argparse.Namespace, job: Job, summary: Summary) -> None:
-        self.names, self.form = arguments.input, arguments.input_format
-        self.summary, self._prepare = summary, job.prepare
-        self._problems: dict[int, str] = {}
+    def __init__(self, arguments: argparse.Namespace, job: Job) -> None:
+        self._names, self._form = arguments.input, arguments.input_format
+        self._prepare = job.prepare
+        self.problems: dict[int, str] = {}
 
-    def read(self, skip: set[int] | None = None) -> Iterator[Numbered]:
+    def read(self, skip: frozenset[int] = frozenset()) -> Iterator[Numbered]:
         """Iterate over the structures that can be read, with their positions."""
-        for index, found in structures(self.names, self.form, skip or frozenset()):
-            if not isinstance(found, Unreadable):
-                if self._prepare is not None:
-                    self._prepare(index, found)
-                yield index, found
-            elif index not in self._problems:
-                self._problems[index] = str(found)
-                self.summary.unreadable(index, str(found))
+        for index, found in structures(self._names, self._form, skip):
+            if isinstance(found, Unreadable):
+                self.problems[index] = str(found)
+                continue
+            if self._prepare is not None:
+                self._prepare(index, found)
+            yield index, found
 
     def why_nothing(self) -> str:
         """Say why there is no structure."""
-        return next(iter(self._problems.values()), "there are no structures")
+        return next(iter(self.problems.values()), "there are no structures")
 
 
 def _check(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> None:
     """Raise what would be raised for every structure, before anything is read or written."""
+    if arguments.retry_failed and not arguments.resume:
+        raise CommandError("--retry-failed goes on with an output; it needs --resume")
+    if arguments.ordered and arguments.resume:
+        raise CommandError("--ordered and --resume exclude each other: what is done stays in place")
+    if job.cell_filter is not None and not model.model_card.supports_stress:
+        raise CommandError(f"{arguments.model} gives no stress, which --cell-filter needs")
     try:
         job.make(model)
         Capacity(arguments.batch_size, model, arguments.max_atoms)
     except (TypeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
-
-
-def _failed(output: ResultFile) -> set[int]:
-    fine = ("converged", "budget")
-    return {index for index, outcome in output.outcomes().items() if outcome not in fine}
 
 
 def _model(arguments: argparse.Namespace) -> BaseModelMixin:

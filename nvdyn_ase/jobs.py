@@ -1,6 +1,7 @@
 """The jobs of the command line: what is done to each structure, from the words of a command."""
 
 import argparse
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ import numpy as np
 from ase.units import fs
 
 import nvdyn_ase.filters
-from nvdyn_ase.workflows.arguments import at_least, cell_filter_function
+import nvdyn_ase.md
+from nvdyn_ase.md.velocitydistribution import thermalize_momenta
+from nvdyn_ase.workflows.arguments import at_least, cell_filter_function, integrator_class
 from nvdyn_ase.workflows.methods import MakeEngine, evaluation, motion, relaxation
 
 
@@ -51,8 +54,11 @@ class Job(NamedTuple):
     needed: str = "converged"
 
     def is_success(self, outcomes: Mapping[int, str]) -> bool:
-        """Say whether all structures ended as they should, by the names of their outcomes."""
-        return all(outcome == self.needed for outcome in outcomes.values())
+        """Say whether all structures ended as they should, by the names of their outcomes.
+
+        An outcome that is not known has no name: a file for each structure does not tell it again.
+        """
+        return set(outcomes.values()) <= {self.needed, ""}
 
 
 def job_of(arguments: argparse.Namespace) -> Job:
@@ -90,14 +96,14 @@ def _relaxation(arguments: argparse.Namespace) -> Job:
 
 
 def _dynamics(arguments: argparse.Namespace) -> Job:
-    options = {"timestep": arguments.timestep * fs, "seed": arguments.seed}
-    if arguments.temperature is not None:
+    method = integrator_class(arguments.integrator)
+    options = {"timestep": arguments.timestep * fs}
+    if _takes(method, "seed"):
+        options["seed"] = arguments.seed
+    if arguments.temperature is not None and _takes(method, "temperature_K"):
         options["temperature_K"] = arguments.temperature
-    if arguments.integrator == "Langevin":
+    if method is nvdyn_ase.md.Langevin:
         options["friction"] = 0.01 / fs
-    if arguments.integrator == "VelocityVerlet":
-        del options["seed"]
-        options.pop("temperature_K", None)
     options |= dict(arguments.option)
     parameters = {
         "steps": arguments.steps,
@@ -119,6 +125,13 @@ def _dynamics(arguments: argparse.Namespace) -> Job:
     )
 
 
+def _takes(method: type, name: str) -> bool:
+    """Say whether a class has a parameter of this name, or one that it is derived from."""
+    makers = [vars(kind)["__init__"] for kind in method.__mro__ if "__init__" in vars(kind)]
+    makers.remove(object.__init__)
+    return any(name in inspect.signature(make).parameters for make in makers)
+
+
 def _evaluation(arguments: argparse.Namespace) -> Job:
     return Job(method="evaluate", make=evaluation, n_steps=None, parameters={})
 
@@ -128,11 +141,9 @@ _JOBS = {"relax": _relaxation, "md": _dynamics, "evaluate": _evaluation}
 
 def _set_moving(temperature: float, seed: int, index: int, atoms: ase.Atoms) -> None:
     """Give an Atoms that is at rest velocities of a temperature; the same in each run."""
-    from nvdyn_ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-
     if not atoms.get_momenta().any():
         rng = np.random.default_rng((seed, index))
-        MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+        thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
 
 
 def _cell_filter(name: str | None, options: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from nvdyn_ase.input_identity import changes, identity
 from nvdyn_ase.models import BaseModelMixin
 
 #: What has to be the same for results to belong together. Versions may differ.
-_BINDING = ("method", "parameters", "model", "seed", "number")
+_BINDING = ("method", "model", "number")
+_PARAMETERS = ("parameters", "seed")
 
 
 def provenance(
@@ -93,7 +95,7 @@ def model_hash(model: BaseModelMixin) -> str:
     """
     digest = hashlib.sha256()
     digest.update(type(model).__name__.encode())
-    digest.update(repr(model).encode())
+    digest.update(re.sub(r" at 0x\w+", "", repr(model)).encode())  # not where it is in memory
     for key, value in sorted(model.model_card.model_dump().items()):
         told = sorted(value) if isinstance(value, (set, frozenset)) else value
         digest.update(f"{key}={told!r}".encode())
@@ -107,13 +109,17 @@ def model_hash(model: BaseModelMixin) -> str:
     return digest.hexdigest()
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], parameters: bool = True
+) -> list[str]:
     """Say what has changed since a run began, so that it cannot be gone on with.
 
     Parameters
     ----------
     before, now
         What :func:`provenance` said then and says now.
+    parameters
+        Whether parameters and seed have to be the same too.
 
     Returns
     -------
@@ -121,11 +127,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         A phrase for each change; nothing if the results belong together, whatever the versions.
     """
     now = json.loads(json.dumps(dict(now)))  # as it was read back
-    missing = [key for key in (*_BINDING, "input") if key not in before]
+    binding = (*_BINDING, *(_PARAMETERS if parameters else ()))
+    missing = [key for key in (*binding, "input") if key not in before]
     if missing:
         return [f"it does not say its {missing[0]}"]
     found = []
-    for key in _BINDING:
+    for key in binding:
         found += _differing(key, before[key], now[key])
     return found + changes(before["input"], now["input"])
 

@@ -41,6 +41,18 @@ def labels(structures):
     return [atoms.info["label"] for atoms in structures]
 
 
+def in_order(name):
+    """Return the structures of an output in the order of the input."""
+    found = ase.io.read(name, ":")
+    if name.endswith(".db"):
+        with ase.db.connect(name) as database:
+            order = [row.input_index for row in database.select()]
+    else:
+        order = [int(atoms.info["input_index"]) for atoms in found]
+    assert sorted(order) == list(range(len(found)))
+    return [found[order.index(index)] for index in range(len(found))]
+
+
 def table(out):
     """Return the numbers of the summary by their names."""
     return {name: int(number) for name, number in re.findall(r"^ *([a-z ]+?) +(\d+)\b", out, re.M)}
@@ -56,8 +68,8 @@ def test_a_file_comes_back_relaxed(run):
     assert (code, err) == (0, "")
     assert table(out)["structures"] == table(out)["converged"] == 6
     assert "written to out.extxyz" in out
-    assert sorted(os.listdir()) == ["in.extxyz", "out.extxyz"]
-    relaxed = ase.io.read("out.extxyz", ":")
+    assert sorted(os.listdir()) == ["in.extxyz", "out.extxyz", "out.extxyz.provenance.json"]
+    relaxed = in_order("out.extxyz")
     starts = ase.io.read("in.extxyz", ":")
     assert labels(relaxed) == labels(starts)
     for atoms, start in zip(relaxed, starts, strict=True):
@@ -85,10 +97,10 @@ def test_formats(run, ending):
     write("in.traj", structures)
     code, _, _ = run(f"relax in.traj -o out.{ending} --model emt --quiet")
     assert code == 0
-    assert sorted(os.listdir()) == ["in.traj", f"out.{ending}"]
-    relaxed = ase.io.read(f"out.{ending}", ":")
-    assert len(relaxed) == 3
+    assert sorted(os.listdir()) == ["in.traj", f"out.{ending}", f"out.{ending}.provenance.json"]
+    assert len(ase.io.read(f"out.{ending}", ":")) == 3
     if ending not in ("cif", "xsf"):
+        relaxed = in_order(f"out.{ending}")
         assert labels(relaxed) == labels(structures)
         assert all(atoms.info["relax_converged"] for atoms in relaxed)
 
@@ -112,8 +124,7 @@ def test_several_inputs_and_a_part_of_one(run):
     write("a.traj", mixed(4))
     write("b.xyz", mixed(2))
     assert run("relax a.traj@1:3 b.xyz -o out.traj --model emt")[0] == 0
-    relaxed = ase.io.read("out.traj", ":")
-    assert labels(relaxed) == [f"it is number {index}" for index in (1, 2, 0, 1)]
+    assert labels(in_order("out.traj")) == [f"it is number {index}" for index in (1, 2, 0, 1)]
 
 
 def test_a_file_for_every_structure(run):
@@ -124,7 +135,7 @@ def test_a_file_for_every_structure(run):
     assert "no directory out" in err
     os.mkdir("out")
     assert run(line)[0] == 0
-    assert sorted(os.listdir("out")) == ["POSCAR_0", "POSCAR_1"]
+    assert sorted(os.listdir("out")) == ["POSCAR_0", "POSCAR_1", "POSCAR_all.provenance.json"]
     assert ase.io.read("out/POSCAR_1", format="vasp").symbols[0] == "Au"
     code, _, err = run(line)
     assert code == 2
@@ -160,11 +171,11 @@ def test_cells_can_be_relaxed_too(run):
     write("in.extxyz", [bulk("Cu", a=3.7), bulk("Ni", a=3.4)])
     line = "relax in.extxyz -o out.extxyz --model emt --fmax 0.001 --cell-filter FrechetCellFilter"
     assert run(line)[0] == 0
-    volumes = [atoms.get_volume() for atoms in ase.io.read("out.extxyz", ":")]
+    volumes = [atoms.get_volume() for atoms in in_order("out.extxyz")]
     assert volumes == pytest.approx([11.57, 10.59], abs=0.1)
     line += " --filter-option scalar_pressure=0.1 --overwrite"
     assert run(line)[0] == 0
-    assert [a.get_volume() for a in ase.io.read("out.extxyz", ":")] < volumes
+    assert [a.get_volume() for a in in_order("out.extxyz")] < volumes
     code, _, err = run("relax in.extxyz -o o.extxyz --model emt --filter-option scalar_pressure=1")
     assert code == 2
     assert "--cell-filter" in err
@@ -173,7 +184,8 @@ def test_cells_can_be_relaxed_too(run):
 def test_batch_size_does_not_show_in_the_output(run):
     write("in.traj", mixed(5))
     for size in ("1", "3", "auto"):
-        run(f"relax in.traj -o {size}.extxyz --model emt --steps 30 --batch-size {size}")
+        line = f"relax in.traj -o {size}.extxyz --model emt --steps 30 --batch-size {size}"
+        assert run(f"{line} --ordered")[0] == 1
     with open("1.extxyz") as one, open("3.extxyz") as three, open("auto.extxyz") as auto:
         assert one.read() == three.read() == auto.read()
 
@@ -201,7 +213,7 @@ def test_failed_structures_are_written_and_listed(run, ending):
     assert code == 1
     assert table(out)["failed"] == 2
     assert "1  rejected: EMT does not know Xe" in out
-    relaxed = ase.io.read(f"out.{ending}", ":")
+    relaxed = in_order(f"out.{ending}")
     assert [str(a.symbols) for a in relaxed] == [str(a.symbols) for a in structures]
     np.testing.assert_array_equal(relaxed[1].positions, structures[1].positions)
     if ending != "db":
@@ -221,7 +233,10 @@ def test_failures_beyond_some_are_counted(run):
 BAD_USAGE = [
     ("relax none.xyz -o out.xyz --model emt", "none.xyz"),
     ("relax notes.txt -o out.xyz --model emt", "cannot read notes.txt"),
-    ("relax broken.xyz -o out.xyz --model emt", "cannot read broken.xyz: could not convert"),
+    (
+        "relax broken.xyz -o out.xyz --model emt",
+        "record 0 of broken.xyz: could not convert",
+    ),
     ("relax empty.xyz -o out.xyz --model emt", "Empty file"),
     ("relax . -o out.xyz --model emt", "cannot read"),
     ("relax in.traj -o out.xyz --model emtt", "morse"),
@@ -278,32 +293,51 @@ def test_output_is_replaced_if_asked_even_where_it_is_the_input(run):
 
 
 @pytest.mark.parametrize("ending", ["extxyz", "traj", "db", "cif"])
-def test_what_was_done_before_a_broken_structure_is_kept(run, ending):
-    write("in.extxyz", [bulk("Cu"), bulk("Cu"), bulk("Cu")])
+def test_a_record_that_cannot_be_read_is_passed_over_and_counted(run, ending):
+    write("in.extxyz", [bulk("Cu"), bulk("Au")])
     with open("in.extxyz", "a") as file:
         file.write("2\n\nCu 0 0 0\nCu 0 zero 0\n")
+    ase.io.write("in.extxyz", bulk("Pt"), append=True)
     code, out, err = run(f"relax in.extxyz -o out.{ending} --model emt")
-    assert code == 2
-    assert "structure 3 of in.extxyz" in err
-    assert "stopped: the first 3 structures are in out.partial" in out
-    assert sorted(os.listdir()) == ["in.extxyz", f"out.partial.{ending}"]
-    assert len(ase.io.read(f"out.partial.{ending}", ":")) == 3
-    code, _, err = run(f"relax in.extxyz -o out.{ending} --model emt")
-    assert code == 2
-    assert "partial" in err
+    assert (code, err) == (1, "")
+    assert table(out)["structures"] == 4
+    assert table(out)["failed"] == 1
+    assert "2  unreadable: cannot read record 2 of in.extxyz: could not convert string" in out
+    relaxed = ase.io.read(f"out.{ending}", ":")
+    assert [atoms.symbols[0] for atoms in relaxed] == ["Cu", "Au", "Pt"]
+    if ending in ("extxyz", "traj"):
+        assert [atoms.info["input_index"] for atoms in relaxed] == [0, 1, 3]
+
+
+def test_a_file_that_ends_in_the_middle_of_a_structure(run):
+    write("whole.extxyz", [bulk("Cu") * 2, bulk("Au") * 2])
+    with open("whole.extxyz") as whole, open("in.extxyz", "w") as cut:
+        cut.write(whole.read()[:-100])
+    code, out, _ = run("relax in.extxyz -o out.extxyz --model emt")
+    assert code == 1
+    assert "1  unreadable" in out
+    assert len(ase.io.read("out.extxyz", ":")) == 1
+
+
+def stop_reading(monkeypatch, count, why):
+    """Let the input give so many structures, and then raise."""
+
+    def structures(names, form, skip):
+        yield from ((index, bulk("Cu")) for index in range(count) if index not in skip)
+        raise why
+
+    monkeypatch.setattr("nvdyn_ase.commands.structures", structures)
 
 
 @pytest.mark.parametrize("ending", ["extxyz", "traj", "cif"])
 def test_interrupt_keeps_what_is_done(run, monkeypatch, ending):
-    def iread(*args, **options):
-        yield from (bulk("Cu") for _ in range(5))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ase.io, "iread", iread)
+    write("in.traj", [bulk("Cu")])
+    stop_reading(monkeypatch, 5, KeyboardInterrupt)
     code, out, err = run(f"relax in.traj -o out.{ending} --model emt --batch-size 2")
     assert (code, err) == (130, "")
     assert table(out)["converged"] == 4
-    assert os.listdir() == [f"out.partial.{ending}"]
+    left = {"in.traj", f"out.{ending}.provenance.json", f"out.partial.{ending}"}
+    assert set(os.listdir()) == left
     assert len(ase.io.read(f"out.partial.{ending}", ":")) == 4
 
 
@@ -319,22 +353,18 @@ def test_interrupt_waits_for_what_is_being_written(run, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     code, out, _ = run("relax in.traj -o out.extxyz --model emt --batch-size 1")
     assert code == 130
-    assert "the first 1 structures" in out
+    assert "stopped: the first" in out
     assert ase.io.read("out.partial.extxyz", ":")[0].info["relax_converged"]
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_interrupt_before_anything_leaves_nothing(run, monkeypatch):
-    def iread(*args, **options):
-        yield bulk("Cu")
-        yield bulk("Cu")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ase.io, "iread", iread)
+    write("in.traj", [bulk("Cu")])
+    stop_reading(monkeypatch, 2, KeyboardInterrupt)
     code, out, _ = run("relax in.traj -o out.traj --model emt")
     assert code == 130
     assert "stopped before anything was written" in out
-    assert os.listdir() == []
+    assert os.listdir() == ["in.traj"]
 
 
 def test_a_structure_that_cannot_be_written_says_so(run, monkeypatch):
@@ -367,7 +397,7 @@ def test_version_and_help(run):
     assert "relax" in run("--help")[1]
     code, out, _ = run("relax --help")
     assert code == 0
-    for word in ("--fmax", "relax_converged", "exit status", "emt, lj", "--overwrite"):
+    for word in ("--fmax", "JOB_converged", "exit status", "emt, lj", "--overwrite"):
         assert word in out
 
 

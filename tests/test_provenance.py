@@ -9,6 +9,7 @@ from nvdyn_ase.input_identity import changes, identity
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.models.base import ModelCard
 from nvdyn_ase.provenance import differences, model_hash, provenance
+from tests.wells import Well
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +118,9 @@ def test_models_are_told_apart_by_what_they_are():
     assert model_hash(Linear(1.0)) != model_hash(Linear(1.0 + 1e-7))
     assert model_hash(as_model("emt")) != model_hash(as_model("lj"))
     assert model_hash(as_model("lj")) == model_hash(as_model("lj"))
+
+
+def test_the_hash_of_a_model_that_says_nothing_of_itself_is_the_same_each_time():
+    models = [Well(), Well()]
+    assert repr(models[0]) != repr(models[1])
+    assert model_hash(models[0]) == model_hash(models[1])

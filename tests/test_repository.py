@@ -43,14 +43,14 @@ def test_no_module_is_a_drawer_for_odds_and_ends():
 
 
 def documented():
-    """Return the names that docs/api.md lists, by module."""
+    """Return the names that docs/api.md lists, with what it says of them, by module."""
     found, module = {}, None
     for line in (ROOT / "docs" / "api.md").read_text().splitlines():
         if heading := re.match(r"## `(nvdyn_ase[\w.]*)`", line):
             module = heading[1]
-            found[module] = []
-        elif module and (item := re.match(r"- `(\w+)`", line)):
-            found[module].append(item[1])
+            found[module] = {}
+        elif module and (item := re.match(r"- `(\w+)`: (.*)", line)):
+            found[module][item[1]] = item[2]
     return found
 
 
@@ -62,12 +62,13 @@ def test_the_documented_interface_is_the_public_one(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_everything_public_is_documented(package):
+def test_everything_public_is_documented_in_the_same_words(package):
     module = importlib.import_module(f"nvdyn_ase.{package}")
-    for name in module.__all__:
+    for name, words in documented()[module.__name__].items():
         item = getattr(module, name)
-        if inspect.isclass(item) or inspect.isfunction(item):
-            assert (item.__doc__ or "").strip(), f"{package}.{name}"
+        described = inspect.isclass(item) or inspect.isfunction(item)
+        if described and not words.startswith("another name of"):
+            assert inspect.getdoc(item).splitlines()[0] == words, f"{package}.{name}"
 
 
 def test_the_version_is_in_the_changelog():

@@ -1,6 +1,6 @@
 """Many systems as one: ``Batch``, ragged fields laid end to end, never padded."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -335,7 +335,7 @@ class Batch(Sizes):
 
     def set_edges(
         self,
-        fields: dict[str, Tensor | Callable[[], Tensor]],
+        fields: Mapping[str, Tensor | Callable[[], Tensor]],
         num_edges: Sequence[int] | np.ndarray,
     ) -> None:
         """Replace all pairs: ``edge_index`` and what goes with it.

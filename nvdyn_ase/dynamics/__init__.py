@@ -3,6 +3,7 @@
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
+from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.dynamics.hooks import (
     BiasedPotentialHook,
     BlowUpHook,
@@ -20,6 +21,7 @@ from nvdyn_ase.dynamics.hooks import (
     SnapshotHook,
     WrapPeriodicHook,
 )
+from nvdyn_ase.dynamics.inflight import SinkError
 from nvdyn_ase.dynamics.integrators import (
     MTKNPT,
     NPH,
@@ -84,6 +86,7 @@ __all__ = [
     "DataSink",
     "EnergyDriftMonitorHook",
     "FreezeAtomsHook",
+    "FusedStage",
     "GPUBuffer",
     "GoodOldQuasiNewton",
     "GradientDescent",
@@ -114,6 +117,7 @@ __all__ = [
     "Ramp",
     "Rejected",
     "Schedule",
+    "SinkError",
     "SizeAwareSampler",
     "SnapshotHook",
     "StochasticCellRescaling",

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from nvdyn_ase.data import FIELDS, Batch
+from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.evaluated import Evaluated
+from nvdyn_ase.dynamics.together import forget_pairs, laid_behind, put_together, replace_fields
 
 if TYPE_CHECKING:
     from nvdyn_ase.dynamics.base import BaseDynamics
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 # A frozen system is carried along until this share of the atoms is frozen. Taking systems out costs
 # about as much as a step, so that doing it at each convergence would not pay for large batches.
 _RELEASE = 0.2
+# The same where others take their place.
+_REFILL = 0.1
 
 
 class ActiveSystems:
@@ -61,9 +65,13 @@ class ActiveSystems:
         self.engine.explain(self.batch)
         leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
         state = self.engine.state
-        left = self.batch.index_select(leaving)
+        left = forget_pairs(self.engine, self.batch.index_select(leaving))
         self.engine.show_last(left, end=False)
         self._left.append((self.rows[leaving], left, state.index_select(leaving)))
+        since = self.engine.steps_on_coming
+        if since is not None:
+            rows = torch.from_numpy(staying).to(since.device)
+            self.engine.steps_on_coming = since.index_select(0, rows)
         self.batch, self.rows = go_on_with(self.engine, self.batch, staying), self.rows[staying]
         return staying
 
@@ -72,14 +80,10 @@ class ActiveSystems:
         self.engine.explain(self.batch)
         if self.batch is self.home:
             return self.home
-        parts = [*self._left, (self.rows, self.batch, self.engine.state)]
-        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-        whole = put_together([batch for _, batch, _ in parts], order)
-        self.home.set_edges({}, np.zeros(len(self.home), np.int64))
-        self.home.neighbors = self.home.evaluated = None
-        for key, tensor in whole:
-            self.home.add_key(key, tensor, whole.level(key), overwrite=True)
-        self.home.host = whole.host
+        present = forget_pairs(self.engine, self.batch.index_select(slice(None)))
+        parts = [*((rows, left) for rows, left, _ in self._left), (self.rows, present)]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        replace_fields(self.home, put_together([batch for _, batch in parts], order))
         return self.home
 
     def finish(self) -> Batch:
@@ -97,9 +101,9 @@ class ActiveSystems:
         """Return the engine's state for the systems of the user's batch, in its order."""
         if self.batch is self.home:
             return self.engine.state
-        parts = [*self._left, (self.rows, self.batch, self.engine.state)]
-        order = np.argsort(np.concatenate([rows for rows, _, _ in parts]))
-        states = [state for _, _, state in parts]
+        parts = [*((rows, own) for rows, _, own in self._left), (self.rows, self.engine.state)]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        states = [state for _, state in parts]
         self.engine.align_states(states)
         return put_together(states, order)
 
@@ -107,8 +111,65 @@ class ActiveSystems:
         """End the split and go on from the user's batch as it stands."""
         if self.batch is self.home:
             return
-        self.engine.follow(self.home, self.whole_state(), None)
+        self.engine.rejoin(self.home, self.whole_state(), self.rows)
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
+
+
+class InflightSystems(ActiveSystems):
+    """The systems of a run to which a sampler gives others as they leave.
+
+    Parameters
+    ----------
+    engine
+        Who moves them; its ``active_batch`` is what it moves now.
+    batch
+        The first of them.
+    """
+
+    def are_over(self, frozen: np.ndarray) -> bool:
+        """Say whether nobody is left and nobody comes; ``frozen`` is (B,) bool."""
+        return bool(frozen.all()) and not (frozen.any() and self.engine.may_write)
+
+    def release(self, frozen: np.ndarray) -> np.ndarray | None:
+        """Let others take the place of frozen systems if there are enough of them.
+
+        Parameters
+        ----------
+        frozen
+            (B,) bool for the present batch, on the host.
+
+        Returns
+        -------
+        Rows of those that stay, (n,), if the batch is another one now.
+        """
+        engine, before = self.engine, self.batch
+        due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
+        # Whom the model has failed on would be asked about again in each step.
+        urgent = engine.splitting is not None and engine.splitting.troubled
+        share = 0.0 if urgent else _REFILL
+        if not due or not engine.may_write or not is_worth_a_new_batch(before, frozen, share):
+            return None
+        if engine.splitting is not None:
+            engine.splitting.troubled = False
+        staying = self._exchange(frozen, refill=True)
+        return None if self.batch is before else staying
+
+    def _exchange(self, frozen: np.ndarray, refill: bool) -> np.ndarray:
+        try:
+            return self.engine.exchange(self.batch, frozen, refill)
+        finally:
+            assert self.engine.active_batch is not None
+            self.home = self.batch = self.engine.active_batch
+
+    def finish(self) -> Batch:
+        """End the run: write who is done, and return the others."""
+        self.engine.explain(self.batch)
+        frozen = (self.batch["status"].view(-1) >= self.engine.exit_status).cpu().numpy()
+        if frozen.any() and self.engine.may_write:
+            self._exchange(frozen, refill=False)
+        if self.engine.may_write:
+            self.engine.write_rejected()
+        return self.batch
 
 
 def is_worth_a_new_batch(batch: Batch, frozen: np.ndarray, share: float) -> bool:
@@ -118,7 +179,10 @@ def is_worth_a_new_batch(batch: Batch, frozen: np.ndarray, share: float) -> bool
 
 
 def go_on_with(
-    engine: "BaseDynamics", batch: Batch, staying: np.ndarray, joining: Batch | None = None
+    engine: "BaseDynamics",
+    batch: Batch,
+    staying: np.ndarray,
+    joining: tuple[Batch, Batch] | None = None,
 ) -> Batch:
     """Move a part of a batch from now on, and new systems behind it; return them as one batch.
 
@@ -131,54 +195,25 @@ def go_on_with(
     staying
         Rows of those that go on, with what is known of them.
     joining
-        Systems that come behind them. They make no move before there are forces on them, which the
-        next step computes together with those of the others.
+        Systems that come behind them, and the engine's state for these. They make no move before
+        there are forces on them, which the next step computes together with those of the others.
+
+    Raises
+    ------
+    ValueError
+        A field of the input that only one side has, and that declares no default.
     """
     current, state = batch.evaluated, engine.state.index_select(staying)
-    kept = batch.index_select(staying)
+    kept = forget_pairs(engine, batch.index_select(staying))
+    is_current = current is not None and current.holds(batch, current.model)
     if joining is not None:
-        states = [state, engine.fresh_state(joining)]
-        engine.align_states(states)
-        kept, state = laid_behind(kept, joining), laid_behind(*states)
-    if current is not None and current.holds(batch, current.model):
+        systems, own = joining
+        engine.align_states([state, own])
+        kept = laid_behind(kept, forget_pairs(engine, systems), engine.input_fields)
+        state = laid_behind(state, own)
+    if current is not None and is_current:
         kept.evaluated = Evaluated.now(kept, current.model, current.results)
     engine.follow(kept, state, staying)
     if joining is not None:
         engine.receive(kept, len(staying))
     return kept
-
-
-def laid_behind(first: Batch, second: Batch) -> Batch:
-    """Return the systems of both; they lose their pairs, and get each other's fields."""
-    for part in (first, second):
-        part.set_edges({}, np.zeros(len(part), np.int64))
-    _complete(first, second)
-    _complete(second, first)
-    return first.followed_by(second)
-
-
-def put_together(parts: list[Batch], order: np.ndarray) -> Batch:
-    """Return the systems of all parts, in an order of them laid end to end; without pairs."""
-    bare = [part.index_select(slice(None)) for part in parts]
-    for part in bare:
-        part.set_edges({}, np.zeros(len(part), np.int64))
-    for part in bare:
-        for other in bare:
-            _complete(part, other)
-    whole, *rest = bare
-    whole.append(*rest)
-    return whole.index_select(order)
-
-
-def _complete(part: Batch, other: Batch) -> None:
-    """Fill what was added after these systems had left: NaN, or zero where there is no NaN.
-
-    A field that declares a default gets that when the parts are joined.
-    """
-    for key, like in other:
-        if key in part or key in FIELDS or key in other.defaults:
-            continue
-        level = other.level(key)
-        rows = part.num_rows(level)
-        unknown = float("nan") if like.is_floating_point() else 0
-        part.add_key(key, like.new_full((rows, *like.shape[1:]), unknown), level)

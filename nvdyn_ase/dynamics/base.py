@@ -1,32 +1,30 @@
 """The engine: one step, driven the same way by everything that moves a batch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from copy import copy
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from loguru import logger
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
-from nvdyn_ase.dynamics.counts import count
 from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
-from nvdyn_ase.dynamics.forward import ForwardPass
 from nvdyn_ase.dynamics.frozen import ActiveMask, masked
-from nvdyn_ase.dynamics.hooks.neighbors import NeighborListHook
+from nvdyn_ase.dynamics.hooked import Hooked
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
-from nvdyn_ase.dynamics.hooks.registry import HookRegistry
 from nvdyn_ase.dynamics.inflight import InflightBatching
 from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.dynamics.sinks import DataSink
+from nvdyn_ase.dynamics.together import rows_behind
+from nvdyn_ase.dynamics.who_moves import WhoMoves
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
 
 
-class BaseDynamics(InflightBatching, ForwardPass):
+class BaseDynamics(InflightBatching, WhoMoves):
     """Moves every system of a batch, one forward pass of the model a step.
 
     A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
@@ -58,7 +56,7 @@ class BaseDynamics(InflightBatching, ForwardPass):
         Length of a run; with a sampler, of each system's.
     exit_status
         Systems with at least this status are frozen.
-    sampler, sinks, refill_frequency, max_batch_size, done
+    sampler, sinks, refill_frequency, active_batch, max_batch_size, done
         For systems that come and go; see :class:`InflightBatching`.
     device_type
         ``"cpu"`` or ``"cuda"``; where the model is by default.
@@ -90,10 +88,6 @@ class BaseDynamics(InflightBatching, ForwardPass):
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     entry_status = 0
-    #: The step that has begun and not ended.
-    begun: Rollback | None = None
-    #: The fused run that this engine is a stage of.
-    whole: "BaseDynamics | None" = None
 
     def __init__(
         self,
@@ -106,6 +100,7 @@ class BaseDynamics(InflightBatching, ForwardPass):
         sampler: Any = None,
         sinks: Sequence[DataSink] | None = None,
         refill_frequency: int = 1,
+        active_batch: Batch | None = None,
         max_batch_size: int = 100,
         done: bool = False,
         device_type: str | None = None,
@@ -118,24 +113,16 @@ class BaseDynamics(InflightBatching, ForwardPass):
             )
         if isinstance(convergence_hook, dict):
             convergence_hook = ConvergenceHook(**convergence_hook)
-        ForwardPass.__init__(self, model)
+        WhoMoves.__init__(self, model, convergence_hook, exit_status)
         InflightBatching.__init__(self, sampler, sinks, refill_frequency, max_batch_size, done)
-        self.convergence_hook = convergence_hook
+        self.active_batch = active_batch
         self.n_steps = n_steps
-        self.exit_status = exit_status
         self.device_type = device_type
         self.debug_mode = debug_mode
         self.step_count = 0
         self.state = Batch({}, ())
-        self.newly_converged: Bool[Tensor, " B"] | None = None
-        self._registry = HookRegistry()
-        self._mask: tuple[Tensor, int, ActiveMask | None] | None = None
-        self._met: Bool[Tensor, " B"] | None = None
-        self._arriving: Bool[Tensor, "B 1"] | None = None
-        self._codes: dict[tuple[int, torch.device], Tensor] = {}
         self._bookkeeping = dict(type(self)._bookkeeping)
-        for hook in hooks or ():
-            self.register_hook(hook)
+        Hooked.__init__(self, hooks)
 
     def __repr__(self) -> str:
         """Say what it moves, with what model, and until when."""
@@ -184,24 +171,6 @@ class BaseDynamics(InflightBatching, ForwardPass):
             state[key] = make(len(batch), batch.device)
         self.state = state
 
-    # ---------------------------------------------------------------- hooks
-
-    @property
-    def hooks(self) -> dict[HookStageEnum, list[Hook]]:
-        """The hooks of each stage, in the order they were registered."""
-        return self._registry.by_stage
-
-    @property
-    def current_hook_stage(self) -> HookStageEnum | None:
-        """The stage whose hooks are being called; None between them."""
-        return self._registry.current
-
-    def register_hook(self, hook: Hook) -> None:
-        """Register a hook; raise ValueError if its frequency is not an int of at least 1."""
-        self._registry.add(hook)
-        if isinstance(hook, NeighborListHook):
-            self._neighbors = hook.neighbor_list
-
     def register_bookkeeping_key(self, key: str, init_fn: Callable[..., Tensor]) -> None:
         """Add a field ``(n, 1) = init_fn(n, device)`` to the state, for every system that comes.
 
@@ -209,26 +178,6 @@ class BaseDynamics(InflightBatching, ForwardPass):
         applies to engines made later.
         """
         self._bookkeeping = {**self._bookkeeping, key: init_fn}
-
-    def _fire(self, stage: HookStageEnum, batch: Batch) -> None:
-        self._registry.fire(stage, batch, self)
-
-    def entered_hooks(self) -> AbstractContextManager[None]:
-        """Enter every hook, for the length of a run."""
-        return self._registry.entered()
-
-    def begin_run(self) -> None:
-        """Note that no hook has seen a step of this run."""
-        self._registry.stepped = False
-
-    def show_last(self, batch: Batch, end: bool) -> None:
-        """Show the last state of systems that leave, or of a run that ends, to who records it."""
-        count = self.step_count
-        self.step_count -= self._registry.stepped  # as it was in the step that led to this state
-        try:
-            self._registry.record_last(batch, self, end)
-        finally:
-            self.step_count = count
 
     # ---------------------------------------------------------------- what it is
 
@@ -256,139 +205,64 @@ class BaseDynamics(InflightBatching, ForwardPass):
 
     # ---------------------------------------------------------------- one step
 
-    def active(self, batch: Batch) -> ActiveMask | None:
-        """Return who moves, or None if the host knows that everyone does."""
-        status = batch["status"]
-        if self._mask is not None and self._mask[0] is status and self._mask[1] == status._version:
-            return self._mask[2]
-        mask = ActiveMask(batch["status"].view(-1, 1) < self.exit_status, batch)
-        self._mask = (status, status._version, mask)
-        return mask
+    def advance(self, batch: Batch) -> None:
+        """Do the phases of one step, up to and with AFTER_STEP."""
+        stage, self._arrived = HookStageEnum, None
+        self._fire(stage.BEFORE_STEP, batch)
+        self._fire(stage.BEFORE_PRE_UPDATE, batch)
+        if self._anyone_at(stage.BEFORE_STEP, stage.BEFORE_PRE_UPDATE):
+            self.prime(batch)  # they may have moved atoms
+        self.move_to_forces(batch)
+        self._fire(stage.AFTER_PRE_UPDATE, batch)
+        self._evaluate(batch)
+        self._fire(stage.BEFORE_POST_UPDATE, batch)
+        self.move_with_forces(batch)
+        self._fire(stage.AFTER_POST_UPDATE, batch)
+        self._count_steps(batch)
+        self._fire(stage.AFTER_STEP, batch)
+        self._forces_have_come()
 
-    def moving(self, batch: Batch) -> ActiveMask | None:
-        """Return who moves in this step: of the active ones, those that have forces already."""
-        active = self.active(batch)
-        if self._arriving is None:
-            return active
-        present = ~self._arriving
-        return ActiveMask(present if active is None else active.system & present, batch)
+    def move_to_forces(self, batch: Batch) -> None:
+        """Do ``pre_update`` with those that move, and retire who cannot be moved on."""
+        if type(self).pre_update is BaseDynamics.pre_update:
+            return
+        self._update(self.begin_step, batch)
+        failing = self.failing(batch)
+        if failing is not None:
+            self.retire(batch, failing.view(-1), Outcome.ERROR)
 
-    def nobody_is_frozen(self, batch: Batch) -> None:
-        """Take the host's word that every system moves, until the status is changed."""
-        self._mask = (batch["status"], batch["status"]._version, None)
-
-    def _update(self, update: Callable[[Batch], None], batch: Batch) -> None:
-        active = self.moving(batch)
-        if active is None:
-            update(batch)
-        else:
-            fields = self._mutable_fields
-            masked(update, batch, self.state, fields, active, self._writes_in_place)
+    def move_with_forces(self, batch: Batch) -> None:
+        """Do ``post_update`` with those that move."""
+        if type(self).post_update is not BaseDynamics.post_update:
+            self._update(self.post_update, batch)
 
     def begin_step(self, batch: Batch) -> None:
         """Do ``pre_update`` with the values that schedules have for this step."""
         self.follow_schedules(batch)
         self.pre_update(batch)
 
+    def _update(self, update: Callable[[Batch], None], batch: Batch) -> None:
+        active, fields = self.moving(batch), self._mutable_fields
+        if active is None:
+            update(batch)
+            return
+        if self._arriving is not None:
+            # The method has seen forces of theirs that are none, and may have retired them for it.
+            fields = (*fields, "status", "outcome")
+        constraints = self.constraints(batch)
+        before = constraints.note_failures()
+        masked(update, batch, self.state, fields, active, self._writes_in_place)
+        constraints.only_failures_of(active.system, before)
+
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
         self.adopt(batch)
-        active = ActiveMask(mask.view(-1, 1), batch)
+        active, fields = ActiveMask(mask.view(-1, 1), batch), self._mutable_fields
+        constraints = self.constraints(batch)
+        before = constraints.note_failures()
         for update in (self.begin_step, self.post_update):
-            fields = self._mutable_fields
             masked(update, batch, self.state, fields, active, self._writes_in_place)
-
-    def advance(self, batch: Batch) -> None:
-        """Do the phases of one step, up to and with AFTER_STEP."""
-        stage = HookStageEnum
-        self._fire(stage.BEFORE_STEP, batch)
-        self._fire(stage.BEFORE_PRE_UPDATE, batch)
-        if self.hooks[stage.BEFORE_STEP] or self.hooks[stage.BEFORE_PRE_UPDATE]:
-            self.prime(batch)  # they may have moved atoms
-        if type(self).pre_update is not BaseDynamics.pre_update:
-            self._update(self.begin_step, batch)
-            failing = self.failing(batch)
-            if failing is not None:
-                self.retire(batch, failing.view(-1), Outcome.ERROR)
-        self._fire(stage.AFTER_PRE_UPDATE, batch)
-        self._evaluate(batch)
-        self._fire(stage.BEFORE_POST_UPDATE, batch)
-        if type(self).post_update is not BaseDynamics.post_update:
-            self._update(self.post_update, batch)
-        self._fire(stage.AFTER_POST_UPDATE, batch)
-        self._count_steps(batch)
-        self._arriving = None
-        self._fire(stage.AFTER_STEP, batch)
-
-    def _count_steps(self, batch: Batch) -> None:
-        active, within = self.moving(batch), self.within_step(batch)
-        if within is None:
-            count(batch, "steps", active)
-            return
-        ended = ~within if active is None else active.system & ~within
-        batch["steps"] = batch["steps"] + ended
-
-    def graduate(self, batch: Batch) -> None:
-        """Test convergence and freeze the systems that meet the criterion."""
-        mask = self._test(batch, at_start=not self._registry.stepped)
-        self._retire_unheld(batch)
-        if mask is None:
-            return
-        active = self.active(batch)  # those that could not be held are not among them
-        newly = mask if active is None else mask & active.system.view(-1)
-        self._announce(batch, newly)
-        self.retire(batch, newly, Outcome.CONVERGED)
-
-    def _test(self, batch: Batch, at_start: bool = False) -> Bool[Tensor, " B"] | None:
-        hook = self.convergence_hook
-        due = hook is not None and (at_start or self.step_count % hook.frequency == 0)
-        if hook is None or not due:
-            return None
-        mask, within = hook.evaluate_mask(batch), self.within_step(batch)
-        if self._arriving is not None:
-            mask = mask & ~self._arriving.view(-1)
-        return mask if within is None else mask & ~within.view(-1)
-
-    def _retire_unheld(self, batch: Batch) -> None:
-        """Freeze the systems that constraints could not hold."""
-        for mask, _ in self.constraints(batch).failures():
-            self.retire(batch, mask, Outcome.ERROR)
-
-    def explain(self, batch: Batch) -> None:
-        """Note in ``host`` why systems failed, where constraints or method know; it waits."""
-        outcome = batch["outcome"].view(-1)
-        unheld = self.constraints(batch).failures()
-        known = [(mask & (outcome == int(Outcome.ERROR)), why) for mask, why in unheld]
-        known += [(outcome == int(failed), why) for failed, why in self._reasons.items()]
-        for rows, why in known:
-            for row in np.flatnonzero(rows.cpu().numpy()).tolist():
-                batch.host[row] = {"failure": why, **batch.host[row]}
-
-    def _announce(self, batch: Batch, newly: Bool[Tensor, " B"]) -> None:
-        self.newly_converged = newly
-        if self.hooks[HookStageEnum.ON_CONVERGE] and bool(newly.any()):
-            self._fire(HookStageEnum.ON_CONVERGE, batch)
-
-    def retire(self, batch: Batch, mask: Bool[Tensor, " B"], outcome: Outcome) -> None:
-        """Freeze the masked systems that still move, and record how they ended."""
-        if self.whole is not None and batch is self.whole._batch:
-            self.whole.retire(batch, mask, outcome)
-            return
-        status = batch["status"]
-        leaving = mask.view(status.shape) & (status < self.exit_status)
-        batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
-        code = self._code(outcome, status)
-        batch["outcome"] = torch.where(leaving.view(-1, 1), code, batch["outcome"])
-        step = self.begun if self.whole is None else self.whole.begun
-        if outcome.failed and step is not None:
-            step.put_back(batch, leaving.view(-1, 1), self._mutable_fields)
-
-    def _code(self, value: int, like: Tensor) -> Tensor:
-        """Return a number on the device, made once: as a Python number it costs two operations."""
-        key = (int(value), like.device)
-        if key not in self._codes:
-            self._codes[key] = like.new_tensor(int(value))
-        return self._codes[key]
+        constraints.only_failures_of(active.system, before)
 
     def step(self, batch: Batch) -> tuple[Batch, Int[Tensor, " n"] | None]:
         """Do one step.
@@ -432,14 +306,22 @@ class BaseDynamics(InflightBatching, ForwardPass):
             Which systems of the batch before these are, up to those behind them that are new; None
             if that cannot be said.
         """
+        more = 0 if kept is None else len(batch) - len(kept)
+        self._arriving = None if kept is None else rows_behind(self._arriving, kept, more)
         self._batch, self.state = batch, state
-        self._constraints = self._mask = self._met = self._looked_at = self._arriving = None
+        self._constraints = self._mask = self._met = self._looked_at = self._arrived = None
+        if self.inflight_mode:
+            self._places = self.places_in_the_stream(batch)
         if self._neighbors is None:
             return
         if kept is None:
             self._neighbors.reference = None  # the pairs at hand are of other systems
         else:
             self._neighbors.select(kept, batch.num_nodes_list[len(kept) :])
+
+    def rejoin(self, batch: Batch, state: Batch, rows: np.ndarray) -> None:
+        """Go on with all systems of a run, of which those in these rows were moved last."""
+        self.follow(batch, state, None)
 
     def fresh_state(self, batch: Batch, places: Places | None = None) -> Batch:
         """Return a new state for systems that are about to join those being moved.
@@ -451,25 +333,36 @@ class BaseDynamics(InflightBatching, ForwardPass):
         places
             Which values of parameters that were given one by one are theirs; by default those at
             their places in what the sampler gives.
+
+        Raises
+        ------
+        StructureError
+            The method cannot move one of them; ``index`` is its row.
         """
         twin = copy(self)
         twin._neighbors = None
-        twin._places = places or self._places_in_the_stream(batch)
         twin.follow(batch, batch.like(), None)
+        if places is not None:
+            twin._places = places
         twin._init_state(batch)
         return twin.state
 
-    def receive(self, batch: Batch, first: int) -> None:
-        """Take in the systems from row ``first`` on, which wait for their first forces."""
-        rows = torch.arange(len(batch), device=batch.device).view(-1, 1)
-        self._arriving = rows >= first
-        # The host knows of nothing that could have ended them: their fmax is not zero, as that of
-        # the forces which fill their rows.
-        if "forces" in batch:
-            self._fmax_source = batch["forces"]
-
     def begin_anew(self, batch: Batch, rows: np.ndarray) -> None:
         """Forget what the method knows of some systems that failed and were changed since."""
+
+    def jump(self, batch: Batch, positions: Float[Tensor, "V 3"]) -> None:
+        """Put atoms to other places without the method taking that for a move of its own.
+
+        It moves along what the method remembers, in ``state["last_coordinates"]``, of where it was.
+        """
+        if self.whole is not None and batch is self.whole._batch:
+            self.whole.jump(batch, positions)
+            return
+        before = self.coordinates(batch) if "last_coordinates" in self.state else None
+        batch["positions"] = positions
+        if before is not None:
+            moved = self.coordinates(batch) - before
+            self.state["last_coordinates"] = self.state["last_coordinates"] + moved
 
     def align_states(self, states: Sequence[Batch]) -> None:
         """Make states of this engine fit one behind the other, where the shape of fields grows."""
@@ -486,9 +379,15 @@ class BaseDynamics(InflightBatching, ForwardPass):
     def adopt(self, batch: Batch) -> None:
         """Move this batch from now on; a batch that is new to the engine gets a new state."""
         open_batch(batch, self.entry_status)
-        if batch is not self._batch:
-            self.follow(batch, batch.like(), None)
+        if batch is self._batch:
+            return
+        self.whole = self._places = None
+        self.follow(batch, batch.like(), None)
+        try:
             self._init_state(batch)
+        except BaseException:
+            self._batch = None  # it is new to the engine still
+            raise
 
     def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:
         """Move a batch until every system is done or the steps are used up.
@@ -519,9 +418,16 @@ class BaseDynamics(InflightBatching, ForwardPass):
             raise ValueError("run needs a batch, or a sampler that gives one")
         if not self._ends(limit):
             raise ValueError("nothing ends this run: give n_steps or a convergence_hook")
-        batch = self.first_batch() if batch is None else batch
-        if batch is None:
-            return None
+        if self.inflight_mode:
+            started = self.first_systems(batch)
+            return self.what_is_left(None if started is None else self._moved(started, limit))
+        assert batch is not None
+        batch = self._moved(batch, limit)
+        close_run(batch, self.exit_status)
+        return batch
+
+    def _moved(self, batch: Batch, limit: int | None) -> Batch:
+        """Move a batch to the end of a run."""
         if self.debug_mode:
             logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
         with self.entered_hooks():
@@ -531,9 +437,6 @@ class BaseDynamics(InflightBatching, ForwardPass):
                     steps.advance()
             finally:
                 batch = steps.close()
-        if self.inflight_mode:
-            return self.what_is_left(batch)
-        close_run(batch, self.exit_status)
         return batch
 
     def _ends(self, limit: int | None) -> bool:
@@ -550,7 +453,7 @@ class BaseDynamics(InflightBatching, ForwardPass):
         """
         rows = self._with_forces(batch)
         state = self.state.index_select(rows)
-        state["system_id"] = batch["system_id"][rows]
+        state["system_id"] = batch["system_id"].view(-1, 1)[rows]
         return {"batch": batch.index_select(rows), "state": state}
 
     def _with_forces(self, batch: Batch) -> np.ndarray:
@@ -568,11 +471,14 @@ class BaseDynamics(InflightBatching, ForwardPass):
         saved
             What :meth:`saved` returned.
         """
-        open_batch(batch, self.entry_status)
+        self._restore_state(batch, saved)
+        batch.evaluated = Evaluated.now(batch, self.model, {*RESULTS} & {*batch.keys()})
+        self.active_batch, self.steps_on_coming = batch, torch.zeros_like(batch["steps"])
+
+    def _restore_state(self, batch: Batch, saved: Mapping[str, Batch]) -> None:
         state = saved["state"].to(batch.device)
         del state["system_id"]
         self.follow(batch, state, None)
-        batch.evaluated = Evaluated.now(batch, self.model, {*RESULTS} & {*batch.keys()})
 
     # ---------------------------------------------------------------- one after the other
 
@@ -586,7 +492,7 @@ class BaseDynamics(InflightBatching, ForwardPass):
         ValueError
             It has another model or device.
         """
-        from nvdyn_ase.dynamics.fused import joined
+        from nvdyn_ase.dynamics.composing import joined
 
         return joined(self, other)
 

@@ -1,11 +1,11 @@
 """What a model and constraints say of a batch, for whoever moves it."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
@@ -42,13 +42,19 @@ class ForwardPass(PerSystemParameters):
         self._constraints: BatchConstraints | None = None
         self._looked_at: tuple[Batch, BatchConstraints] | None = None
         self._fmax_source: Tensor | None = None
-        self._arriving: Tensor | None = None
+        self._arriving: Bool[Tensor, "B 1"] | None = None
+        self._arrived: Bool[Tensor, "B 1"] | None = None
 
     def use_model(self, model: BaseModelMixin) -> None:
         """Go on with another model, and with the pairs of atoms that it needs."""
         self.model = model
         config = model.model_card.neighbor_config
         self._neighbors = None if config is None else NeighborList(**dict(config))
+
+    @property
+    def finds_pairs(self) -> bool:
+        """Whether the pairs in a batch are the engine's; otherwise they are the user's own."""
+        return self._neighbors is not None
 
     @abstractmethod
     def active(self, batch: Batch) -> ActiveMask | None:
@@ -59,6 +65,10 @@ class ForwardPass(PerSystemParameters):
         """Freeze the masked systems that still move, and record how they ended."""
 
     @abstractmethod
+    def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome) -> None:
+        """Retire the systems in these rows, each with the reason in its ``host``."""
+
+    @abstractmethod
     def _fire(self, stage: HookStageEnum, batch: Batch) -> None:
         """Call the hooks of a stage."""
 
@@ -66,6 +76,10 @@ class ForwardPass(PerSystemParameters):
 
     def needs(self, batch: Batch) -> frozenset[str]:
         """Return the fields that the model has to give for this batch."""
+        return frozenset(self.__needs_keys__)
+
+    def may_need(self, batch: Batch) -> frozenset[str]:
+        """Return the fields that it may need for systems of this batch once it moves them."""
         return frozenset(self.__needs_keys__)
 
     def compute(self, batch: Batch) -> ModelOutputs:
@@ -106,14 +120,13 @@ class ForwardPass(PerSystemParameters):
     def _note_failures(self, batch: Batch, failures: dict[int, str]) -> None:
         """Retire systems that could not be evaluated, with the reason in their ``host``."""
         finite = torch.isfinite(batch["positions"]).all(1).cpu().numpy()
-        broken = [not finite[slice(*batch.host_ptr[row : row + 2])].all() for row in failures]
+        spans = {row: slice(*batch.host_ptr[row : row + 2]) for row in failures}
+        broken = {row for row, span in spans.items() if not finite[span].all()}
         for outcome in (Outcome.NAN, Outcome.ERROR):
-            mask = torch.zeros(len(batch), dtype=torch.bool)
-            for (row, reason), nan in zip(failures.items(), broken, strict=True):
-                if nan is (outcome is Outcome.NAN):
-                    mask[row] = True
-                    batch.host[row] = {"failure": reason, **batch.host[row]}
-            self.retire(batch, mask.to(batch.device), outcome)
+            is_nan = outcome is Outcome.NAN
+            rows = {row: why for row, why in failures.items() if (row in broken) is is_nan}
+            if rows:
+                self.fail(batch, rows, outcome)
 
     def _evaluate(self, batch: Batch) -> None:
         """Compute with its hooks; ``fmax`` is then current, with what hooks did to forces."""
@@ -130,6 +143,10 @@ class ForwardPass(PerSystemParameters):
         if batch["forces"] is not forces or forces._version != version:
             self._defer_fmax(batch)
 
+    def _forces_have_come(self) -> None:
+        """Note that newcomers have forces now: the next test is the one before their first step."""
+        self._arriving, self._arrived = None, self._arriving
+
     def _defer_fmax(self, batch: Batch) -> None:
         self._fmax_source = batch["forces"]
         batch.defer("fmax", lambda: self.largest_force(batch))
@@ -142,7 +159,7 @@ class ForwardPass(PerSystemParameters):
             self.forget_constraints()
         if not self.is_current(batch):
             self._evaluate(batch)
-            self._arriving = None  # with the forces of everybody, newcomers have theirs
+            self._forces_have_come()
         elif self._fmax_source is not batch["forces"]:
             self._defer_fmax(batch)
 

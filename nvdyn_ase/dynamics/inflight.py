@@ -1,25 +1,22 @@
 """Inflight batching: systems that are done leave a running batch, and others take their place."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from loguru import logger
 
-from nvdyn_ase.data import AtomicData, Batch
-from nvdyn_ase.dynamics.active import ActiveSystems, go_on_with, is_worth_a_new_batch, laid_behind
+from nvdyn_ase.data import AtomicData, Batch, StructureError
+from nvdyn_ase.dynamics.active import go_on_with
 from nvdyn_ase.dynamics.lifecycle import open_batch
+from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
+from nvdyn_ase.dynamics.together import forget_pairs, put_together
 
-if TYPE_CHECKING:
-    from nvdyn_ase.dynamics.base import BaseDynamics
-
-# Systems that are done stay in the batch until this share of the atoms is frozen: exchanging them
-# costs about as much as a step, whatever their number.
-_REFILL = 0.1
+_UNLIMITED = 2**62
 
 
 class SinkError(RuntimeError):
@@ -34,6 +31,10 @@ class SinkError(RuntimeError):
     def __init__(self, message: str, unwritten: Batch) -> None:
         super().__init__(message)
         self.unwritten = unwritten
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the systems."""
+        return type(self), (str(self), self.unwritten)
 
 
 class InflightBatching:
@@ -56,9 +57,12 @@ class InflightBatching:
     Attributes
     ----------
     active_batch
-        What is being moved; None between runs with a sampler.
+        What is being moved. After a run with a sampler that raised, what was in flight: the next
+        run goes on with it. None if there is nothing.
     unread
         What the sampler could not read, with the reason, as ``Rejected``.
+    input_fields
+        Names of the fields that the systems brought along.
 
     Raises
     ------
@@ -91,7 +95,12 @@ class InflightBatching:
         self.done = done
         self.active_batch: Batch | None = None
         self.unread: list[Any] = []
+        self.input_fields: frozenset[str] = frozenset()
+        #: Of the batch in flight, how many steps each system had when it came, (B, 1).
+        self.steps_on_coming: torch.Tensor | None = None
         self._sink_failure: BaseException | None = None
+        self._taken: list[AtomicData] = []
+        self._edges_counted: dict[int, int] = {}
         self._homeless: list[Batch] = []
 
     # ---------------------------------------------------------------- what it is
@@ -116,65 +125,220 @@ class InflightBatching:
         """Whether the batch of a stage takes another system."""
         return self.room_in_active_batch > 0
 
+    @property
+    def may_write(self) -> bool:
+        """Whether a sink has room and, in this run, none has failed."""
+        return self._sink_failure is None and not all(sink.is_full for sink in self.sinks)
+
+    @property
+    def takes_failures(self) -> bool:
+        """Whether a system that the method cannot move leaves alone; otherwise that raises."""
+        return self.inflight_mode
+
     # ---------------------------------------------------------------- coming
 
-    def first_batch(self) -> Batch | None:
-        """Return the first systems that the sampler gives, ready to be moved; None if it is empty.
+    def first_systems(self, batch: Batch | None) -> Batch | None:
+        """Return what a run with a sampler begins with; None if there is nothing.
+
+        Parameters
+        ----------
+        batch
+            What the user gives for that; by default what the last run left in flight, or else what
+            the sampler gives.
 
         Raises
         ------
-        RuntimeError
-            None of them fits the budget.
+        ValueError
+            The user's batch, while there are others in flight; or generators of numpy.
         """
-        if self.sampler.exhausted:
-            self.done = True
-            return None
-        batch = self.sampler.build_initial_batch()
-        return None if batch is None else self._prepared(batch)
-
-    def _prepared(self, batch: Batch) -> Batch:
-        """Return systems that the sampler gave, as every run wants them."""
-        batch = batch.to(self.device)  # type: ignore[attr-defined]
-        open_batch(batch, self.entry_status)  # type: ignore[attr-defined]
+        self._sink_failure, self.done = None, False
+        self.refuse_generators()
+        flying = self.active_batch
+        if flying is not None and len(flying):
+            if batch is not None and batch is not flying:
+                raise ValueError(
+                    f"{len(flying)} systems are in flight since the last run was cut off: run() "
+                    "goes on with them; to drop them, set active_batch to None"
+                )
+            return flying
+        self.steps_on_coming = None
+        if batch is None:
+            admitted = self._from_the_sampler()
+            batch = None if admitted is None else admitted[0]
+        else:
+            self.input_fields |= set(batch.keys())
+        self.active_batch = batch
         return batch
 
-    def newcomers(self, staying: Batch) -> Batch | None:
-        """Return systems that fit beside those that stay; None if there are none."""
-        sampler = self.sampler
-        if hasattr(sampler, "request_batch"):  # one that takes many at a time
-            batch = sampler.request_batch(sampler.share(staying))
-            return None if batch is None else self._prepared(batch)
-        atoms = _room(sampler.max_atoms) - staying.num_nodes
-        edges = _room(sampler.max_edges) - self._edges(_ids(staying), staying.num_edges_list)
-        places = _room(sampler.max_batch_size) - len(staying)
-        taken: list[AtomicData] = []
-        while places > len(taken) and not sampler.exhausted:
-            data = sampler.request_replacement(atoms, edges)
-            if data is None:
-                break
-            atoms, edges = atoms - data.num_nodes, edges - self._edges(_ids(data), [data.num_edges])
-            taken.append(data)
-        return self._prepared(Batch.from_data_list(taken)) if taken else None
+    def _from_the_sampler(self) -> tuple[Batch, Batch] | None:
+        """Return the first systems that it gives and a state for them; None if there are none."""
+        if hasattr(self.sampler, "request_batch"):
+            return self._many(())
+        self._find_budget()
+        admitted = self._admitted()  # what the last run took and could not put into a batch
+        while admitted is None and not self.sampler.exhausted:
+            try:
+                self._taken = self.sampler.build_initial_batch().to_data_list()
+            except RuntimeError:
+                if not self.sampler.exhausted:
+                    raise
+            for data in self._taken:
+                self._edges(data)
+            admitted = self._admitted()
+        self._taken = []
+        self.write_rejected()
+        return admitted
 
-    def _edges(self, ids: list[int], known: Sequence[int]) -> int:
-        """Return how many pairs systems count for: as many as their metadata say, if they do."""
+    def _find_budget(self) -> None:
+        """On a GPU, give a sampler without budgets that of its memory, from one forward pass.
+
+        The first system is evaluated for that; it is among the first that are moved.
+        """
+        engine, sampler = cast(Any, self), self.sampler
+        limits = (sampler.max_atoms, sampler.max_edges, sampler.max_batch_size)
+        if engine.device.type == "cpu" or limits != (None, None, None) or self._taken:
+            return
+        first = sampler.request_replacement(None, None)
+        if first is None:
+            return
+        meter, batch = MemoryMeter(), self._prepared([first]).to(engine.device)
+        engine.adopt(batch)
+        with meter.watching(engine.device, batch.num_nodes):
+            engine.compute(batch)
+        sampler.max_atoms = meter.atoms_that_fit(engine.device, sampler.max_gpu_memory_fraction)
+        self._taken, room = [first], _room(sampler.max_atoms) - first.num_nodes
+        while (data := sampler.request_replacement(room, None)) is not None:
+            self._taken.append(data)
+            room -= data.num_nodes
+
+    def _prepared(self, data: Sequence[AtomicData]) -> Batch:
+        """Return systems that the sampler gave as what they are: nothing has happened to them."""
+        engine: Any = self
+        batch = Batch.from_data_list(data)
+        open_batch(batch, engine.entry_status)
+        batch["status"] = torch.full_like(batch["status"], engine.entry_status)
+        batch["outcome"] = torch.full_like(batch["outcome"], int(Outcome.ACTIVE))
+        batch["fmax"] = batch["positions"].new_full((len(batch), 1), float("inf"))
+        for host in batch.host:
+            host.pop("failure", None)
+        return batch
+
+    def _admitted(self) -> tuple[Batch, Batch] | None:
+        """Return the systems that were taken, and a state for them; None if there are none.
+
+        Those that the method cannot move are rejected, each with the reason.
+        """
+        engine: Any = self
+        while self._taken:
+            batch = self.delivered(self._prepared(self._taken).to(engine.device))
+            self.input_fields |= set(batch.keys())
+            try:
+                return batch, engine.fresh_state(batch)
+            except StructureError as error:
+                if error.index is None:
+                    raise
+                self._reject(self._taken.pop(error.index), error.problem)
+        return None
+
+    def delivered(self, batch: Batch) -> Batch:
+        """Return systems that the sampler has given, as the engine begins with them."""
+        return batch
+
+    def _newcomers(self, staying: Batch, rows: np.ndarray) -> tuple[Batch, Batch] | None:
+        """Return systems that fit beside those that stay, and a state for them; None for nobody.
+
+        Parameters
+        ----------
+        staying, rows
+            A batch, and who of it stays.
+        """
+        sampler, admitted = self.sampler, None
+        if hasattr(sampler, "request_batch"):
+            return self._many(staying["system_id"].view(-1).cpu().numpy()[rows].tolist())
+        sizes = np.asarray(staying.num_nodes_list)[rows]
+        atoms = _room(sampler.max_atoms) - int(sizes.sum())
+        edges = _room(sampler.max_edges) - self._edges_of_staying(staying, rows)
+        places = _room(sampler.max_batch_size) - len(rows)
+        while admitted is None:
+            atoms_left = atoms - sum(data.num_nodes for data in self._taken)
+            edges_left = edges - sum(self._edges(data) for data in self._taken)
+            while places > len(self._taken) and not sampler.exhausted:
+                data = sampler.request_replacement(atoms_left, edges_left)
+                if data is None:
+                    break
+                self._taken.append(data)
+                atoms_left, edges_left = atoms_left - data.num_nodes, edges_left - self._edges(data)
+            if not self._taken:
+                return None
+            admitted = self._admitted()
+        return admitted
+
+    def _many(self, staying: Sequence[int]) -> tuple[Batch, Batch] | None:
+        """Return the next systems of a sampler that hands them out many at a time, and a state.
+
+        It has ``request_batch(staying)``, which returns a batch or None, and ``reject(index,
+        reason)`` for those that the method cannot move. ``staying`` are the ``system_id`` of those
+        that they have to fit beside.
+        """
+        engine: Any = self
+        while (batch := self.sampler.request_batch(staying)) is not None:
+            open_batch(batch, engine.entry_status)
+            batch = self.delivered(batch.to(engine.device))
+            while len(batch):
+                try:
+                    return batch, engine.fresh_state(batch)
+                except StructureError as error:
+                    if error.index is None:
+                        raise
+                    self.sampler.reject(int(batch["system_id"][error.index]), error.problem)
+                    others = np.delete(np.arange(len(batch)), error.index)
+                    batch = batch.index_select(others)
+        return None
+
+    def _edges(self, data: AtomicData) -> int:
+        """Return how many pairs a system counts for: as many as its metadata say, if they do."""
         if self.sampler.max_edges is None:
             return 0
         metadata = getattr(self.sampler.dataset, "get_metadata", None)
-        return sum(known) if metadata is None else sum(int(metadata(index)[1]) for index in ids)
+        assert data.system_id is not None
+        index = int(data.system_id)
+        own = data.num_edges if metadata is None else int(metadata(index)[1])
+        self._edges_counted[index] = own
+        return own
 
-    def _places_in_the_stream(self, batch: Batch) -> Places | None:
+    def _edges_of_staying(self, staying: Batch, rows: np.ndarray) -> int:
+        """Return how many pairs those that stay count for, and forget the others."""
+        if self.sampler.max_edges is None:
+            return 0
+        ids = staying["system_id"].view(-1).cpu().numpy()[rows].tolist()
+        known = np.asarray(staying.num_edges_list)[rows].tolist()
+        counted = self._edges_counted
+        self._edges_counted = {i: counted.get(i, n) for i, n in zip(ids, known, strict=True)}
+        return sum(self._edges_counted.values())
+
+    def places_in_the_stream(self, batch: Batch) -> Places:
         """Return which of the values given one by one belong to systems of the sampler."""
+        rows = batch["system_id"].view(-1).cpu().numpy()
         try:
-            count = len(self.sampler.dataset)
+            return Places(rows, len(self.sampler.dataset))
         except (TypeError, AttributeError):
-            return None
-        return Places(batch["system_id"].view(-1).cpu().numpy(), count)
+            return Places(rows, None)
+
+    def refuse_generators(self) -> None:
+        """Raise ValueError if random numbers are to come from a generator for each system."""
+        noise = getattr(self, "noise", None)
+        if noise is not None and noise.wants_generators:
+            raise ValueError(
+                "rng: generators of numpy, one for each system, do not go with a sampler; give a "
+                "seed: each system has a stream of its own then"
+            )
 
     # ---------------------------------------------------------------- going
 
     def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
         """Write the systems that are done to the sinks, and let others take their place.
+
+        What no sink takes stays in the batch, frozen, and nobody else is let in.
 
         Parameters
         ----------
@@ -196,18 +360,22 @@ class InflightBatching:
         """
         if not self.inflight_mode:
             raise RuntimeError("refill_check needs a sampler; give the engine one")
+        self.input_fields |= set(batch.keys()) if batch is not self.active_batch else set()
+        self.active_batch = batch
         frozen = (batch["status"].view(-1) >= exit_status).cpu().numpy()
         if frozen.any():
-            batch = self.exchange(batch, frozen)
-        if len(batch):
-            return batch
-        self.done = self.sampler.exhausted
+            self._sink_failure = None
+            self.exchange(batch, frozen)
+        if self.active_batch_size:
+            return self.active_batch
+        self.active_batch, self.done = None, self.sampler.exhausted and not self._homeless
         return None
 
-    def exchange(self, batch: Batch, frozen: np.ndarray) -> Batch:
-        """Write frozen systems to the sinks, and return the others with newcomers behind them.
+    def exchange(self, batch: Batch, frozen: np.ndarray, refill: bool = True) -> np.ndarray:
+        """Write frozen systems to the sinks, and put others in their place, behind those that stay.
 
-        What no sink takes stays in the batch, frozen, and nobody else is let in.
+        What no sink takes stays in the batch, frozen, and nobody else is let in. The batch is
+        ``active_batch`` afterwards, also if this raises.
 
         Parameters
         ----------
@@ -215,30 +383,51 @@ class InflightBatching:
             What the engine moves.
         frozen
             (B,) bool, on the host.
+        refill
+            Whether others take their place; otherwise the run ends here.
+
+        Returns
+        -------
+        Rows of those that stay, (n,).
         """
         engine: Any = self
         engine.adopt(batch)
         engine.explain(batch)
-        leaving = np.flatnonzero(frozen)
-        left = batch.index_select(leaving)
-        engine.show_last(left, end=False)
-        written = self._write(left)
-        staying = np.setdiff1d(np.arange(len(batch)), leaving[:written])
-        kept = batch if len(staying) == len(batch) else None
-        joining = None
-        if written == len(leaving) and self.write_rejected():
-            remaining = batch.index_select(staying) if kept is None else batch
-            joining = self.newcomers(remaining)
-        if kept is not None and joining is None:
-            return batch
-        return go_on_with(engine, batch, staying, joining)
+        leaving, staying = np.flatnonzero(frozen), np.arange(len(batch))
+        left = forget_pairs(engine, batch.index_select(leaving))
+        if refill:
+            engine.show_last(left, end=False)
+        joining, written = None, 0
+        try:
+            for written in self._write(left):
+                staying = np.setdiff1d(np.arange(len(batch)), leaving[:written])
+            if refill and written == len(leaving) and self.write_rejected():
+                joining = self._newcomers(batch, staying)
+            if joining is not None:
+                self._go_on(batch, staying, joining)
+                self._taken = []
+        finally:
+            if engine._batch is not batch:  # they have come
+                self._taken = []
+            elif written:
+                self._go_on(batch, staying)
+        return staying
 
-    def _write(self, batch: Batch) -> int:
-        """Write systems into the first sinks that have room; return how many found some."""
+    def _go_on(
+        self, batch: Batch, staying: np.ndarray, joining: tuple[Batch, Batch] | None = None
+    ) -> None:
+        """Move those that stay, and those that come behind them."""
+        self.active_batch = go_on_with(cast(Any, self), batch, staying, joining)
+        if self.steps_on_coming is not None:
+            rows = torch.from_numpy(staying).to(self.steps_on_coming.device)
+            before, new = self.steps_on_coming, self.active_batch["steps"][len(staying) :]
+            self.steps_on_coming = torch.cat([before.index_select(0, rows), new])
+
+    def _write(self, batch: Batch) -> Iterator[int]:
+        """Write systems into the first sinks that have room; yield how many are written so far."""
         done = 0
         for sink in self.sinks:
-            room = sink.capacity - len(sink)
-            part = batch.index_select(slice(done, done + max(room, 0)))
+            part = batch.index_select(slice(done, done + max(sink.capacity - len(sink), 0)))
             if not len(part):
                 continue
             try:
@@ -246,29 +435,36 @@ class InflightBatching:
             except Exception as error:
                 logger.error("{!r} failed, and no system is let in any more: {}", sink, error)
                 self._sink_failure = error
-                break
+                return
             done += len(part)
-        return done
+            yield done
+
+    def _reject(self, data: AtomicData, reason: str) -> None:
+        """Write a system that is not moved, with the reason."""
+        batch, engine = self._prepared([data]), cast(Any, self)
+        logger.warning("system {} is left out: {}", int(batch["system_id"]), reason)
+        batch["status"] = torch.full_like(batch["status"], engine.exit_status)
+        batch["outcome"] = torch.full_like(batch["outcome"], int(Outcome.REJECTED))
+        batch.host[0]["failure"] = reason
+        self._homeless.append(batch)
 
     def write_rejected(self) -> bool:
-        """Write what the sampler has passed over; return whether there was room for it.
+        """Write what was passed over; return whether there was room for it.
 
         Such a system has ``Outcome.REJECTED`` and, in its ``host``, the reason as ``failure``. What
         could not even be read is noted in ``unread``.
         """
         for one in getattr(self.sampler, "take_rejected", tuple)():
-            logger.warning("system {} is left out: {}", one.index, one.reason)
-            if one.data is None:
+            if one.data is not None:
+                self._reject(one.data, one.reason)
+            else:
+                logger.warning("system {} is left out: {}", one.index, one.reason)
                 self.unread.append(one)
-                continue
-            batch = self._prepared(Batch.from_data_list([one.data]))
-            batch["status"] = torch.full_like(batch["status"], self.exit_status)
-            batch["outcome"] = torch.full_like(batch["outcome"], int(Outcome.REJECTED))
-            batch.host[0]["failure"] = one.reason
-            self._homeless += [] if self._write(batch) else [batch]
+        while self._homeless and any(self._write(self._homeless[0])):
+            self._homeless.pop(0)
         return not self._homeless
 
-    def what_is_left(self, batch: Batch) -> Batch | None:
+    def what_is_left(self, batch: Batch | None) -> Batch | None:
         """Return the systems of a run that has ended and that no sink has taken; None if none.
 
         Raises
@@ -276,103 +472,19 @@ class InflightBatching:
         SinkError
             That is because a sink failed.
         """
-        self.active_batch = None
-        homeless, self._homeless = self._homeless, []
-        for one in homeless:
-            batch = laid_behind(batch, one) if len(batch) else one
-        self.done = not len(batch) and self.sampler.exhausted
-        if not len(batch):
+        parts = [] if batch is None or not len(batch) else [batch]
+        parts, self._homeless, self.active_batch = [*parts, *self._homeless], [], None
+        self.done = not parts and self.sampler.exhausted
+        if not parts:
             return None
+        whole = put_together(parts, np.arange(sum(map(len, parts))))
         failure, self._sink_failure = self._sink_failure, None
         if failure is not None:
-            message = f"{len(batch)} systems are done and could not be written: {failure}"
-            raise SinkError(message, batch) from failure
-        logger.warning("the sinks are full: {} systems are done and not written", len(batch))
-        return batch
-
-
-class InflightSystems(ActiveSystems):
-    """The systems of a run to which a sampler gives others as they leave.
-
-    Parameters
-    ----------
-    engine
-        Who moves them.
-    batch
-        The first of them.
-
-    Attributes
-    ----------
-    batch
-        What the engine moves now.
-    """
-
-    def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
-        super().__init__(engine, batch)
-        engine.active_batch = batch
-
-    def are_over(self, frozen: np.ndarray) -> bool:
-        """Say whether nobody is left and nobody comes; ``frozen`` is (B,) bool."""
-        return bool(frozen.all()) and not self._may_exchange(frozen)
-
-    def _may_exchange(self, frozen: np.ndarray) -> bool:
-        sinks = self.engine.sinks
-        return bool(frozen.any()) and not self.engine._sink_failure and not _all_full(sinks)
-
-    def release(self, frozen: np.ndarray) -> np.ndarray | None:
-        """Let others take the place of frozen systems if there are enough of them.
-
-        Parameters
-        ----------
-        frozen
-            (B,) bool for the present batch, on the host.
-
-        Returns
-        -------
-        Rows of those that stay, (n,), if the batch is another one now.
-        """
-        engine, before = self.engine, self.batch
-        due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
-        if not due or not self._may_exchange(frozen):
-            return None
-        # Whom the model has failed on would be asked about again in each step.
-        urgent = engine.splitting is not None and engine.splitting.troubled
-        if not urgent and not is_worth_a_new_batch(before, frozen, _REFILL):
-            return None
-        if engine.splitting is not None:
-            engine.splitting.troubled = False
-        ids = before["system_id"].view(-1).cpu().numpy()
-        self.home = self.batch = engine.active_batch = engine.exchange(before, frozen)
-        if self.batch is before:
-            return None
-        now = self.batch["system_id"].view(-1).cpu().numpy()
-        return np.flatnonzero(np.isin(ids, now))
-
-    def finish(self) -> Batch:
-        """End the run: write who is done, and return the others."""
-        batch = self.batch
-        frozen = (batch["status"].view(-1) >= self.engine.exit_status).cpu().numpy()
-        self.engine.explain(batch)
-        if self._may_exchange(frozen):
-            rows = np.flatnonzero(frozen)
-            written = self.engine._write(batch.index_select(rows))
-            staying = np.setdiff1d(np.arange(len(batch)), rows[:written])
-            self.home = self.batch = go_on_with(self.engine, batch, staying)
-        self.engine.write_rejected()
-        return self.batch
-
-
-_UNLIMITED = 2**62
+            message = f"{len(whole)} systems are done and could not be written: {failure}"
+            raise SinkError(message, whole) from failure
+        logger.warning("the sinks are full: {} systems are done and not written", len(whole))
+        return whole
 
 
 def _room(limit: int | None) -> int:
     return _UNLIMITED if limit is None else limit
-
-
-def _ids(systems: Batch | AtomicData) -> list[int]:
-    assert systems.system_id is not None
-    return systems.system_id.view(-1).tolist()
-
-
-def _all_full(sinks: Sequence[DataSink]) -> bool:
-    return all(sink.is_full for sink in sinks)

@@ -60,8 +60,7 @@ class Rollback:
 
     def __init__(self, engine: "BaseDynamics", batch: Batch) -> None:
         self._kept = [(held, _contents(held, copied)) for held, copied in engine.undoable(batch)]
-
-        self._engine = engine
+        self._engine, self._outer = engine, engine.begun
 
     def __enter__(self) -> None:
         """Let the engine put single systems back."""
@@ -93,7 +92,7 @@ class Rollback:
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         """Put everything back if the step raised."""
-        self._engine.begun = None
+        self._engine.begun = self._outer
         if kind is None:
             return
         for batch, contents in self._kept:

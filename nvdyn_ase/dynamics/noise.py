@@ -80,7 +80,7 @@ class Noise:
         ValueError
             Not one seed or generator per system.
         """
-        generators = self._generators(places.total)
+        generators = self._generators(places)
         if generators is None:
             self._hosted = None
             ids = batch["system_id"].view(-1).cpu().numpy()
@@ -92,13 +92,18 @@ class Noise:
         key = torch.from_numpy(np.array(keys)).view(-1, 1).to(batch.device)
         return {KEY: key, POSITION: torch.zeros_like(key)}
 
-    def _generators(self, count: int) -> list[Any] | None:
-        if not _is_sequence(self.rng):
+    @property
+    def wants_generators(self) -> bool:
+        """Whether numbers are to come from one generator of numpy for each system."""
+        return _is_sequence(self.rng)
+
+    def _generators(self, places: Places) -> list[Any] | None:
+        if not self.wants_generators:
             return None
         generators = list(self.rng)
-        if len(generators) != count:
+        if len(generators) != places.total:
             raise ValueError(
-                f"rng: {len(generators)} generators for {count} systems; give one each"
+                f"rng: {len(generators)} generators for {places.total} systems; give one each"
             )
         return generators
 
@@ -111,8 +116,9 @@ class Noise:
         if not isinstance(self.seed, list):
             return [self.seed] * len(places.rows)
         if len(self.seed) != places.total:
+            count = "a stream of" if places.total is None else places.total
             raise ValueError(
-                f"seed: {len(self.seed)} values for {places.total} systems; give one or one each"
+                f"seed: {len(self.seed)} values for {count} systems; give one or one each"
             )
         return [self.seed[row] for row in places.rows]
 

@@ -1,5 +1,6 @@
 """Parameters that may have one value per system."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level
+from nvdyn_ase.data.joining import ragged_rows
 from nvdyn_ase.dynamics.schedules import Schedule
 
 
@@ -26,6 +28,18 @@ class PerAtom(NamedTuple):
         """Say how many."""
         return f"PerAtom({len(self.values)} values)"
 
+    def rows(self, name: str, places: "Places") -> Tensor:
+        """Return the values of the atoms at these places, (V, 1).
+
+        Raises
+        ------
+        ValueError
+            There is no telling which are theirs, as with a sampler.
+        """
+        if places.atoms is None:
+            raise ValueError(f"{name}: values for single atoms do not go with a sampler")
+        return self.values[torch.from_numpy(places.atoms)]
+
 
 class Places(NamedTuple):
     """Which of the values of a parameter belong to the systems of a batch.
@@ -35,16 +49,41 @@ class Places(NamedTuple):
     rows
         One for each system.
     total
-        Number of values.
+        Number of values; None if nobody knows how many systems there are, as of a stream, where
+        values can be given for all alike only.
+    atoms
+        Where the values for single atoms stand, one for each atom of the batch; None if there can
+        be none.
     """
 
     rows: np.ndarray
-    total: int
+    total: int | None
+    atoms: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Places":
+        """Return those of a batch that values are given for in its own order."""
+        return cls(np.arange(len(batch)), len(batch), np.arange(batch.num_nodes))
+
+    def part(self, batch: Batch, rows: np.ndarray) -> "Places":
+        """Return those of some systems of the batch that these are of."""
+        atoms = None if self.atoms is None else self.atoms[ragged_rows(batch.host_ptr, rows)]
+        return Places(self.rows[rows], self.total, atoms)
+
+    def among(self, values_of: Callable[[int], Tensor]) -> Tensor:
+        """Return the rows that the systems have among what ``values_of`` makes for that many."""
+        if self.total is not None:
+            return values_of(self.total)[self.rows]
+        try:
+            return values_of(len(self.rows) + 1000)[: len(self.rows)]  # no list is as long
+        except ValueError as error:
+            raise ValueError(f"{error}; {_OF_A_STREAM}") from None
 
 
-def parameter_rows(
-    name: str, value: Any, rows: np.ndarray, device: torch.device, count: int | None = None
-) -> Tensor:
+_OF_A_STREAM = "nobody knows how many systems a stream has: give one value for all of them"
+
+
+def parameter_rows(name: str, value: Any, places: Places, device: torch.device) -> Tensor:
     """Return (B, 1) values for systems.
 
     Parameters
@@ -53,12 +92,10 @@ def parameter_rows(
         Of the parameter, for the error.
     value
         A number, or one number per system.
-    rows
+    places
         Which of the values belong to the systems.
     device
         Where to put them.
-    count
-        How many there must be; as many as ``rows`` by default.
 
     Raises
     ------
@@ -66,14 +103,15 @@ def parameter_rows(
         The number of values is not the number of systems.
     """
     values = np.asarray(value.cpu() if isinstance(value, Tensor) else value, dtype=float)
-    count = len(rows) if count is None else count
     if values.ndim == 0:
-        values = np.full(count, float(values))
-    if values.size != count or values.ndim > 2:
+        return torch.full((len(places.rows), 1), float(values), dtype=torch.float64, device=device)
+    if places.total is None:
+        raise ValueError(f"{name}: {values.size} values; {_OF_A_STREAM}")
+    if values.size != places.total or values.ndim > 2:
         raise ValueError(
-            f"{name}: {values.size} values for {count} systems; give one number or one each"
+            f"{name}: {values.size} values for {places.total} systems; give one number or one each"
         )
-    return torch.as_tensor(values.reshape(-1, 1)[rows]).to(device)
+    return torch.as_tensor(values.reshape(-1, 1)[places.rows]).to(device)
 
 
 class PerSystemParameters:
@@ -95,7 +133,7 @@ class PerSystemParameters:
 
     def places(self, batch: Batch) -> Places:
         """Return which values of parameters that were given one by one the systems have."""
-        return self._places or Places(np.arange(len(batch)), len(batch))
+        return self._places or Places.of(batch)
 
     def parameter(self, name: str) -> Any:
         """Return a parameter: the number itself, or (B, 1) where systems have their own."""
@@ -116,7 +154,7 @@ class PerSystemParameters:
         value, places = getattr(self, name), self.places(batch)
         if isinstance(value, Schedule):
             return value(*_beginning(name, value, batch, places))
-        return parameter_rows(name, value, places.rows, batch.device, places.total)
+        return parameter_rows(name, value, places, batch.device)
 
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch.
@@ -157,10 +195,9 @@ class PerSystemParameters:
             time, columns = _beginning(name, value, batch, self.places(batch))
             values, beside = value(time, columns), {"time": time, **columns}
         elif isinstance(value, PerAtom):
-            values, level = value.values.to(batch["positions"]), Level.NODE
+            values, level = value.rows(name, self.places(batch)).to(batch["positions"]), Level.NODE
         elif name in state or not isinstance(value, (int, float, type(None))):
-            places = self.places(batch)
-            values = parameter_rows(name, value, places.rows, batch.device, places.total)
+            values = parameter_rows(name, value, self.places(batch), batch.device)
         else:
             return
         self._drop_schedule(state, name)
@@ -223,7 +260,7 @@ def _beginning(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the time at which a schedule begins, and what its function is given, (B, 1)."""
     columns = {
-        key: parameter_rows(f"{key} of {name}", value, places.rows, batch.device, places.total)
+        key: parameter_rows(f"{key} of {name}", value, places, batch.device)
         for key, value in schedule.columns.items()
     }
     return torch.zeros(len(batch), 1, dtype=torch.float64, device=batch.device), columns

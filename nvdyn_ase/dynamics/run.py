@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvdyn_ase.data import Batch
-from nvdyn_ase.dynamics.active import ActiveSystems
-from nvdyn_ase.dynamics.inflight import InflightSystems
+from nvdyn_ase.data import Batch, StructureError
+from nvdyn_ase.dynamics.active import ActiveSystems, InflightSystems
 from nvdyn_ase.dynamics.lifecycle import Rollback, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.readback import Readback
@@ -31,9 +30,6 @@ class Run:
         The user's batch. Systems that an earlier run finished are reopened.
     n_steps
         Steps of every system; None for no limit.
-    resumed
-        The systems go on where another process has left them: none is reopened, and the steps that
-        they have done count.
 
     Attributes
     ----------
@@ -41,29 +37,22 @@ class Run:
         What still moves, and where it stands in the user's batch.
     """
 
-    def __init__(
-        self,
-        engine: "BaseDynamics",
-        batch: Batch,
-        n_steps: int | None = None,
-        resumed: bool = False,
-    ) -> None:
+    def __init__(self, engine: "BaseDynamics", batch: Batch, n_steps: int | None = None) -> None:
         self.engine = engine
         self.n_steps = n_steps
         self._done = 0
-        engine.begin_run()
-        if not resumed:
-            open_batch(batch, engine.entry_status, reopen_below=engine.exit_status)
+        # Steps are counted for each system where systems come, or take several passes for a step.
+        self._own_steps = n_steps is not None and (engine._tries or engine.inflight_mode)
+        goes_on = engine.inflight_mode and engine.steps_on_coming is not None
+        open_batch(batch, engine.entry_status, None if goes_on else engine.exit_status)
         engine.adopt(batch)
+        engine.begin_run(batch, hurried=n_steps is not None and not self._own_steps)
         engine.forget_constraints()  # the user may have edited them
         frozen = (batch["status"].view(-1) >= engine.exit_status).cpu().numpy()
         if not frozen.any():
             engine.nobody_is_frozen(batch)
-        self._last_step: Tensor | None = None
-        if n_steps is not None and (engine._tries or engine.inflight_mode):
-            # Each system has its own number of forward passes to its last step.
-            done = torch.zeros_like(batch["steps"]) if resumed else batch["steps"]
-            self._last_step = done + n_steps
+        if not goes_on:
+            engine.steps_on_coming = batch["steps"]
         kind = InflightSystems if engine.inflight_mode else ActiveSystems
         self.systems = kind(engine, batch)
         self._readback = Readback()
@@ -82,8 +71,8 @@ class Run:
         batch, engine = self.batch, self.engine
         engine.prime(batch)
         engine.graduate(batch)
-        if self._last_step is not None:
-            engine.retire(batch, (batch["steps"] >= self._last_step).view(-1), Outcome.BUDGET)
+        if self._own_steps:
+            self._retire_whose_steps_are_used_up()
         elif self.n_steps is not None and self._done >= self.n_steps:
             return True
         if engine.active(batch) is None:
@@ -98,25 +87,47 @@ class Run:
         if self._readback.is_current and not frozen.any():
             engine.nobody_is_frozen(batch)
             return False
-        staying = self.systems.release(frozen)
-        if staying is not None:
-            self._readback.forget()
-            self._follow(staying)
-        return not len(self.batch)
+        return self._release(frozen)
 
-    def _follow(self, staying: np.ndarray) -> None:
-        """Keep the last step of those that stay, and give those that come behind them theirs."""
-        if self._last_step is None:
-            return
-        rows = torch.as_tensor(staying, device=self.batch.device)
-        last, steps = self._last_step.index_select(0, rows), self.batch["steps"][len(staying) :]
-        self._last_step = torch.cat([last, steps + self.n_steps])
+    def _retire_whose_steps_are_used_up(self) -> None:
+        batch, engine, since = self.batch, self.engine, self.engine.steps_on_coming
+        assert since is not None and self.n_steps is not None
+        used_up = batch["steps"] >= since + self.n_steps
+        if engine._arriving is not None:
+            used_up = used_up & ~engine._arriving
+        engine.retire(batch, used_up.view(-1), Outcome.BUDGET)
+
+    def _release(self, frozen: np.ndarray) -> bool:
+        """Take frozen systems out if it is worth it, and say whether nobody is left."""
+        staying = self.systems.release(frozen)
+        if staying is None:
+            return bool(frozen.all())
+        self._readback.forget()
+        if len(staying) == len(self.batch):
+            return bool(frozen[staying].all())
+        # Who needs no forces may be done before the first step.
+        return self.settle() if self.engine._arriving is None else False
 
     def advance(self) -> None:
-        """Do one step; if it raises, the batch is as it was before."""
-        with Rollback(self.engine, self.batch):
-            self.engine.advance(self.batch)
-        self.engine.step_count += 1
+        """Do one step; if it raises, the batch is as it was before.
+
+        Raises
+        ------
+        StructureError
+            The method cannot move a system, unless the engine retires it for that.
+        """
+        engine, batch = self.engine, self.batch
+        try:
+            with Rollback(engine, batch):
+                engine.advance(batch)
+        except StructureError as error:
+            if error.index is None:
+                raise
+            if not engine.takes_failures:
+                raise StructureError(int(self.systems.rows[error.index]), error.problem) from error
+            engine.fail(batch, {error.index: error.problem})
+            return
+        engine.step_count += 1
         self._done += 1
 
     def advance_together(self) -> None:

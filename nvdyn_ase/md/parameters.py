@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nvdyn_ase.dynamics import Schedule
-from nvdyn_ase.dynamics.parameters import PerAtom, parameter_rows
+from nvdyn_ase.dynamics.parameters import PerAtom, Places, parameter_rows
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 
 #: Arguments of ASE's constructors that for a list may be a sequence with one value per system.
@@ -123,7 +123,9 @@ def first_number(value: Any) -> Any:
     """Return the number of the first system at the start, where ASE calculates with one."""
     if isinstance(value, Schedule):
         columns = {
-            key: parameter_rows(key, np.ravel(own)[:1], np.arange(1), torch.device("cpu"))
+            key: parameter_rows(
+                key, np.ravel(own)[:1], Places(np.arange(1), 1), torch.device("cpu")
+            )
             for key, own in value.columns.items()
         }
         return value(torch.zeros(1, 1, dtype=torch.float64), columns).item()

@@ -20,7 +20,7 @@ from nvdyn_ase.dynamics import (
     Outcome,
 )
 from nvdyn_ase.dynamics.lifecycle import close_run
-from nvdyn_ase.dynamics.parameters import parameter_rows
+from nvdyn_ase.dynamics.parameters import Places, parameter_rows
 from nvdyn_ase.dynamics.run import Run
 
 
@@ -272,9 +272,8 @@ class AtomsDriver:
     def set_state(self, name: str, value: Any) -> None:
         """Change a field of the state with one number per system; a number is for all."""
         self.close()
-        rows = np.arange(len(self.atoms))
-        state = self.state()
-        state[name] = parameter_rows(name, value, rows, self.batch.device).to(state[name])
+        state, places = self.state(), Places.of(self.batch)
+        state[name] = parameter_rows(name, value, places, self.batch.device).to(state[name])
 
     # ---------------------------------------------------------------- looking
 

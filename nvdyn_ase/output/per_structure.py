@@ -10,6 +10,7 @@ import ase.io
 
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.files import INDEX
+from nvdyn_ase.output.errors import OutputError
 from nvdyn_ase.output.result_file import ResultFile
 
 
@@ -31,15 +32,32 @@ class FilePerStructure(ResultFile):
         found = re.fullmatch(rf"{first}(\d+)" + r"\1".join(others), name)
         return int(found[1]) if found else None
 
+    def is_complete(self) -> bool:
+        """Say that one cannot know: there is nothing that only a complete output has."""
+        return False
+
+    def failed(self) -> set[int]:
+        """Return nothing: most of these formats do not say how a structure ended."""
+        return set()
+
     def open(
-        self, at_least: int = 1, provenance: Mapping[str, Any] | None = None, resume: bool = False
+        self,
+        at_least: int = 1,
+        provenance: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        retry: bool = False,
     ) -> None:
         """Begin, or go on; see :class:`ResultFile`. No structure is written before there is one."""
+        if retry:
+            raise OutputError(
+                "with a file for each structure one cannot say which have failed; one file in "
+                "extxyz, traj or db can be tried again"
+            )
         found = []
         if resume:
             indices = [self._index_in(str(path)) for path in self.existing()]
             found = [{INDEX: index} for index in indices if index is not None]
-            self._take_up(found, provenance)
+            self._take_up(found, provenance, retry)
         elif provenance is not None:
             self._tell(provenance)
 

@@ -25,6 +25,8 @@ from nvdyn_ase.provenance import differences
 from nvdyn_ase.replacing import replacing, sync_directory
 
 COMPRESSED = (".gz", ".bz2", ".xz")
+#: Where the provenance of a file tells with which other parameters failures were tried again.
+RETRIED = "retried_with"
 
 #: Formats that can be added to. A plain xyz has no place for how a structure ended.
 _GROWING: dict[str, type[StructureFile]] = {
@@ -82,9 +84,18 @@ class ResultFile:
         """Say whether there is a complete file, and none that was begun."""
         return self.path.exists() and not self._partial.exists()
 
+    def is_begun(self) -> bool:
+        """Say whether there is anything to go on with."""
+        return bool(self.existing())
+
     def done(self) -> set[int]:
         """Return which structures of the input are in the file."""
         return set(self._outcomes)
+
+    def failed(self) -> set[int]:
+        """Return which structures in the file have failed."""
+        fine = ("converged", "budget")
+        return {index for index, outcome in self._outcomes.items() if outcome not in fine}
 
     def outcomes(self) -> dict[int, str]:
         """Return how each structure in the file ended, by its index: ``converged``, ``error``."""
@@ -93,7 +104,11 @@ class ResultFile:
     # ---------------------------------------------------------------- beginning
 
     def open(
-        self, at_least: int = 1, provenance: Mapping[str, Any] | None = None, resume: bool = False
+        self,
+        at_least: int = 1,
+        provenance: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        retry: bool = False,
     ) -> None:
         """Begin a file for so many structures or more, or go on with one that was stopped.
 
@@ -106,6 +121,9 @@ class ResultFile:
             metadata, and beside other files as ``NAME.provenance.json``.
         resume
             Go on with what is there, if anything is.
+        retry
+            Take up a complete file too; parameters may be others than those that it began with,
+            and are told beside them.
 
         Raises
         ------
@@ -118,7 +136,7 @@ class ResultFile:
                 f"a {self.form} file holds one structure, and there are more; put {{index}} into "
                 "the name of the output"
             )
-        resume = resume and self._can_go_on()
+        resume = resume and self._can_go_on(retry)
         try:
             if not resume:
                 self._remove_partial()
@@ -128,39 +146,65 @@ class ResultFile:
         except OSError as error:
             raise OutputError(f"cannot write {self._partial}: {error.strerror or error}") from error
         if resume:
-            self._take_up(found, provenance)
+            self._take_up(found, provenance, retry)
         if provenance is not None and not resume:
             self._tell(provenance)
 
-    def _can_go_on(self) -> bool:
+    def _can_go_on(self, retry: bool) -> bool:
         """Say whether there is something to go on with; raise if one cannot."""
-        if not self._partial.exists():
-            if self.path.exists():
-                raise OutputError(f"{self.path} is complete; there is nothing to resume")
+        if not self.existing():
             return False
+        if self.is_complete() and not retry:
+            raise OutputError(f"{self.path} is complete; there is nothing to resume")
         if isinstance(self._file, FileAtTheEnd):
             raise OutputError(
                 f"a {self.form} file is written in one go at the end, so that a run into it cannot "
                 "be resumed; start afresh with --overwrite, into extxyz, traj or db if it may stop"
             )
+        if self.is_complete():
+            self._take_name()
         return True
 
-    def _take_up(self, found: list[dict[str, Any]], provenance: Mapping[str, Any] | None) -> None:
+    def _take_name(self) -> None:
+        """Make a complete file one that is not."""
+        try:
+            if self.path.suffix not in COMPRESSED:
+                self.path.replace(self._partial)
+                return
+            packed = open_with_compression(str(self.path), "rb")
+            with packed, replacing(self._partial) as plain:
+                shutil.copyfileobj(packed, plain)
+            self.path.unlink()
+        except OSError as error:
+            raise OutputError(f"cannot go on with {self.path}: {one_line(error)}") from error
+
+    def _take_up(
+        self, found: list[dict[str, Any]], provenance: Mapping[str, Any] | None, retry: bool
+    ) -> None:
         if any(INDEX not in marks for marks in found):
             raise OutputError(
                 f"{self._partial} has structures without {INDEX}, so that one cannot say which are "
                 "done; it is not of this program, or of an older version: move it away"
             )
-        changed = differences(self._told(), provenance) if found and provenance is not None else []
+        if provenance is not None and (found or self._has_told()):
+            self._compare(provenance, retry)
+        elif provenance is not None:
+            self._tell(provenance)
+        for marks in found:
+            self._outcomes[marks[INDEX]] = str(marks.get(f"{self.method}_outcome", ""))
+
+    def _compare(self, provenance: Mapping[str, Any], retry: bool) -> None:
+        """Raise if what is there is of another run; tell other parameters of one that retries."""
+        told = self._told()
+        runs = [told, *told.get(RETRIED, [])]
+        changed = differences(runs[-1], provenance, parameters=not retry)
         if changed:
             raise OutputError(
                 f"{self._partial} is of another run: {'; '.join(changed)}; run with what it was "
                 "run with, or start afresh with --overwrite"
             )
-        for marks in found:
-            self._outcomes[marks[INDEX]] = str(marks.get(f"{self.method}_outcome", ""))
-        if not found and provenance is not None:
-            self._tell(provenance)
+        if differences(runs[-1], provenance):
+            self._tell({**told, RETRIED: [*runs[1:], dict(provenance)]})
 
     def _remove_partial(self) -> None:
         for path in [*self._file.belongings(self._partial), self._sidecar]:
@@ -182,6 +226,12 @@ class ResultFile:
                     file.write(json.dumps(dict(provenance), indent=1).encode())
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
+
+    def _has_told(self) -> bool:
+        """Say whether a run has come as far as to say what it is."""
+        if isinstance(self._file, DatabaseFile):
+            return bool(self._file.told())
+        return self._sidecar.exists()
 
     def _told(self) -> dict[str, Any]:
         if isinstance(self._file, DatabaseFile):

@@ -64,9 +64,10 @@ def relax(
         ``"FrechetCellFilter"``, the class, or a function that puts a filter on an Atoms, as
         ``functools.partial(FrechetCellFilter, scalar_pressure=0.01)``.
     batch_size
-        Structures in a batch. With ``"auto"``, as many as make up 16384 atoms on the CPU, 65536 on
-        a GPU, and 512 where a calculator has no batched equal and is called structure by structure.
-        What comes back does not depend on it.
+        Structures in a batch. With ``"auto"``, as many as make up 16384 atoms on the CPU, 512 where
+        a calculator has no batched equal and is called structure by structure and, on a GPU, as
+        many as its memory holds, which the first forward pass tells. If memory ends all the same,
+        forward passes are done in parts. What comes back does not depend on it.
     max_atoms
         Atoms in a batch, instead.
     ordered

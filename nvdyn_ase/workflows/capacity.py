@@ -3,15 +3,21 @@
 from typing import Any
 
 import ase
+import torch
 
 from nvdyn_ase.atoms import unwrapped
 from nvdyn_ase.calculators import CalculatorModel
+from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.workflows.arguments import at_least
 
 #: With ``batch_size="auto"`` a batch is full when it has so many atoms, by the kind of device. On
 #: the CPU a structure of 20 atoms costs 3.1, 1.9 and 1.6 ms in batches of 4096, 16384 and 65536.
 ATOMS_PER_BATCH = {"cpu": 16384, "cuda": 65536}
+#: On a GPU the first batch has so many: what its forward pass takes says how many there may be.
+ATOMS_AT_FIRST = 2048
+#: Share of a GPU's memory that batches may fill.
+MEMORY = 0.8
 #: An atom counts this many times where a calculator is called structure by structure: larger
 #: batches would not be faster, and results would come later.
 ATOMS_ONE_BY_ONE = 32
@@ -53,9 +59,17 @@ class Capacity:
         if max_atoms is not None:
             self.limit = at_least("max_atoms", max_atoms, 1)
         elif self._by_atoms:
-            self.limit = ATOMS_PER_BATCH.get(device, ATOMS_PER_BATCH["cuda"])
+            self.limit = ATOMS_PER_BATCH["cpu"] if device == "cpu" else ATOMS_AT_FIRST
         else:
             self.limit = at_least("batch_size", batch_size, 1)
+
+    def adapt(self, meter: MemoryMeter, device: torch.device) -> None:
+        """Make batches as large as a GPU has memory for, once that is known."""
+        if not (self._by_atoms and self._weighted) or device.type == "cpu":
+            return
+        fitting = meter.atoms_that_fit(device, MEMORY)
+        if fitting is not None:
+            self.limit = min(fitting, ATOMS_PER_BATCH["cuda"])
 
     def share(self, item: Any) -> int:
         """Return how much of a batch an item takes up."""

@@ -67,9 +67,7 @@ def flow(
             raise ValueError(f"{type(model).__name__} gives no stress, which cell_filter= needs")
         engine = make(model)
         supply = AtomsSupply(numbered, model, capacity, cell_filter)
-        if checkpoints is not None:
-            supply.saved = checkpoints.read(done)
-        results = stream(engine, supply, n_steps, bar, checkpoints)
+        results = stream(engine, supply, n_steps, bar, checkpoints, done)
     return _shown(results, bar)
 
 

@@ -10,6 +10,7 @@ from nvdyn_ase.atoms.filters import why_not
 from nvdyn_ase.calculators import CalculatorModel
 from nvdyn_ase.dynamics import (
     BaseDynamics,
+    BlowUpHook,
     ConvergenceCriterion,
     ConvergenceHook,
     DataSink,
@@ -74,6 +75,7 @@ def motion(
 
     def make(model: BaseModelMixin) -> BaseDynamics:
         engine = engine_of(method, model, options)
+        engine.register_hook(BlowUpHook())  # ASE would go on; nobody looks at thousands
         if snapshots is not None:
             engine.register_hook(SnapshotHook(snapshots, interval))
         return engine

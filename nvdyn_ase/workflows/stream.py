@@ -1,7 +1,7 @@
 """Moving a stream of structures: they come into the batch as others leave it."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -39,6 +39,7 @@ class Results(DataSink):
     def write(self, batch: Batch, mask: Bool[Tensor, " B"] | None = None) -> None:
         """Bring the Atoms up to date, and note how they ended."""
         part = batch if mask is None else batch.index_select(mask)
+        part = self._not_taken(part)
         if not len(part):
             return
         numbers, engine = ids(part), self.engine
@@ -52,6 +53,11 @@ class Results(DataSink):
         self.supply.results.extend(
             result.at(index) for index, result in zip(numbers, found, strict=True)
         )
+
+    def _not_taken(self, batch: Batch) -> Batch:
+        """Return the systems that have not been here: an interrupt may come just behind that."""
+        rows = [row for row, index in enumerate(ids(batch)) if index in self.supply.moving]
+        return batch if len(rows) == len(batch) else batch.index_select(rows)
 
     def read(self) -> Batch:
         """There is nothing to read: Atoms have it."""
@@ -67,19 +73,44 @@ def stream(
     n_steps: int | None,
     bar: Bar,
     checkpoints: Checkpoints | None = None,
+    done: Container[int] = (),
 ) -> Generator[Result, None, None]:
     """Move what the supply gives; yield each structure when it is done.
 
     If it is closed early, the structures that are being moved are left at the last finished step.
+
+    Parameters
+    ----------
+    engine
+        Who moves them.
+    supply
+        Where they come from.
+    n_steps
+        Steps of each.
+    bar
+        Shows how far it is.
+    checkpoints
+        Where those that are being moved are saved, and taken up from.
+    done
+        Positions of those that need not be taken up.
     """
     engine.sampler, engine.sinks = supply, [Results(engine, supply)]
-    engine.splitting = Splitting()
+    engine.splitting, engine.active_batch = Splitting(), None
     bar.watch(engine)
-    first = engine.first_batch()
-    yield from _taken(supply.results)
-    if first is not None:
-        with engine.entered_hooks():
-            yield from _run(engine, supply, first, n_steps, checkpoints)
+    try:
+        saved = {} if checkpoints is None else checkpoints.read(done)
+        if saved and len(saved["batch"]):
+            engine.restore(supply.as_saved(saved["batch"]).to(engine.device), saved)
+        first = engine.first_systems(None)
+        yield from _taken(supply.results)
+        if first is not None:
+            with engine.entered_hooks():
+                yield from _run(engine, supply, first, n_steps, checkpoints)
+    except GeneratorExit:
+        raise
+    except BaseException:  # whatever has stopped it, who was done before is done
+        yield from _taken(supply.results)
+        raise
     yield from _taken(supply.results)
     if supply.problem is not None:
         raise supply.problem
@@ -92,19 +123,21 @@ def _run(
     n_steps: int | None,
     checkpoints: Checkpoints | None,
 ) -> Generator[Result, None, None]:
-    if supply.saved:
-        engine.restore(first, supply.saved)
-    run = Run(engine, first, n_steps, resumed=bool(supply.saved))
+    run = Run(engine, first, n_steps)
     try:
         while not run.settle():
             yield from _taken(supply.results)
             if checkpoints is not None:
                 checkpoints.save_if_due(engine, run.batch)
             run.advance()
+            if engine.splitting is not None:
+                supply.capacity.adapt(engine.splitting.meter, run.batch.device)
     finally:
-        batch = run.close()
+        batch, engine.active_batch = run.close(), None
         if len(batch):
             _leave(engine, supply, batch)
+    if engine._sink_failure is not None:
+        raise engine._sink_failure
 
 
 def _leave(engine: BaseDynamics, supply: AtomsSupply, batch: Batch) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ase
@@ -48,9 +48,6 @@ class AtomsSupply:
         Of those that could not be given.
     problem
         What reading the stream has raised, if anything: it ends there.
-    saved
-        Structures that were being moved when a run was stopped; they are the first to be given, as
-        they were then.
     """
 
     dataset = max_atoms = max_edges = max_batch_size = None
@@ -68,7 +65,6 @@ class AtomsSupply:
         self.moving: dict[int, ase.Atoms] = {}
         self.results: deque[Result] = deque()
         self.problem: Exception | None = None
-        self.saved: Mapping[str, Batch] = {}
         self._held: deque[Numbered] = deque()
         self._places: dict[int, int] = {}
         self._next: Numbered | None = None
@@ -90,17 +86,14 @@ class AtomsSupply:
                 self.problem, self._ended = problem, True
         return self._next is None
 
-    def build_initial_batch(self) -> Batch | None:
-        """Return the first structures that can be moved; None if there are none.
+    def as_saved(self, saved: Batch) -> Batch:
+        """Return the structures that were being moved, as they were when they were saved.
 
-        Those that are saved are the first.
+        Raises
+        ------
+        CheckpointError
+            One of them is not in the stream.
         """
-        if self.saved and len(self.saved["batch"]):
-            return self._as_saved(self.saved["batch"])
-        return self.request_batch(0.0)
-
-    def _as_saved(self, saved: Batch) -> Batch:
-        """Return the structures that were being moved, as they were when they were saved."""
         wanted = ids(saved)
         missing, found = set(wanted), {}
         others: list[Numbered] = []
@@ -126,8 +119,9 @@ class AtomsSupply:
             batch.add_key(key, tensor, saved.level(key), overwrite=True)
         return batch
 
-    def request_batch(self, filled: float) -> Batch | None:
-        """Return the next structures that fit beside what fills so much of a batch; or None."""
+    def request_batch(self, staying: Sequence[int]) -> Batch | None:
+        """Return the next structures that fit beside others, which are being moved; or None."""
+        filled = sum(self.capacity.share(self.moving[index]) for index in staying)
         taken: list[Numbered] = []
         while not self.exhausted:
             assert self._next is not None
@@ -140,15 +134,10 @@ class AtomsSupply:
                 break
         if not taken:
             return None
-        return self._batch(taken) or self.request_batch(filled)
+        return self._batch(taken) or self.request_batch(staying)
 
-    def share(self, batch: Batch) -> float:
-        """Return how much of a batch these systems fill."""
-        return sum(self.capacity.share(self.moving[index]) for index in ids(batch))
-
-    def reject(self, batch: Batch, row: int, reason: str) -> None:
-        """Take back a system that the engine cannot move."""
-        index = ids(batch)[row]
+    def reject(self, index: int, reason: str) -> None:
+        """Take back a structure that the engine cannot move."""
         self.results.append(failure(self.take(index), index, Outcome.REJECTED, reason))
 
     # ---------------------------------------------------------------- giving and taking back

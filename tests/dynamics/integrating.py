@@ -28,7 +28,7 @@ MTK = BATH | PRESSED | {"pdamp": [40.0, 60.0, 90.0]}
 FRICTION = {"T_tau": [5.0, 10.0, 7.0]}
 SLOW = {"P_tau": [40.0, 60.0, 90.0], "P_mass": [2000.0, 3000.0, 1500.0]}
 
-#: The class, values of three systems, and what all have in common.
+#: The class, values of three systems, and what all have in common. Variants have a comma.
 INTEGRATORS = {
     "nve": (NVE, STEP, {}),
     "andersen": (Andersen, BATH | {"andersen_prob": [0.1, 0.3, 0.6]}, {"seed": 3}),
@@ -37,8 +37,8 @@ INTEGRATORS = {
         {"fixcm": False, "seed": 3},
     ),
     "berendsen": (NVTBerendsen, COUPLED, {}),
-    "berendsen, npt": (NPTBerendsen, BERENDSEN, {}),
-    "berendsen, inhomogeneous": (InhomogeneousNPTBerendsen, BERENDSEN, {}),
+    "npt berendsen": (NPTBerendsen, BERENDSEN, {}),
+    "inhomogeneous berendsen": (InhomogeneousNPTBerendsen, BERENDSEN, {}),
     "bussi": (Bussi, COUPLED, {"seed": 3}),
     "langevin": (Langevin, BATH | {"friction": [0.01, 0.1, 0.3]}, {"seed": 3}),
     "langevin, fixcm": (
@@ -48,10 +48,10 @@ INTEGRATORS = {
     "nose-hoover": (NoseHooverChainNVT, BATH | CHAIN, {}),
     "nose-hoover, as in ase": (NoseHooverChainNVT, BATH | CHAIN, {"as_ase": True}),
     "nph": (NPH, MTK, {}),
-    "mtk, isotropic": (IsotropicMTKNPT, MTK | CHAIN, {}),
+    "isotropic mtk": (IsotropicMTKNPT, MTK | CHAIN, {}),
     "mtk": (MTKNPT, MTK | CHAIN, {"pchain": 2, "ploop": 2}),
     "mtk, as in ase": (MTKNPT, MTK | CHAIN, {"as_ase": True}),
-    "mtk, masked": (MaskedMTKNPT, MTK | CHAIN, {"mask": (True, False, True)}),
+    "masked mtk": (MaskedMTKNPT, MTK | CHAIN, {"mask": (True, False, True)}),
     "melchionna": (
         MelchionnaNPT,
         BATH
@@ -62,7 +62,7 @@ INTEGRATORS = {
     "baoab, nve": (LangevinBAOAB, STEP, {"seed": 3}),
     "baoab": (LangevinBAOAB, BATH | FRICTION, {"seed": 3}),
     "baoab, nph": (LangevinBAOAB, STEP | SLOW, {"externalstress": 0.01, "seed": 3}),
-    "baoab, npt": (
+    "baoab npt": (
         *(LangevinBAOAB, BATH | FRICTION | SLOW | {"externalstress": [[0.0], [-0.02], [0.01]]}),
         {"seed": 3},
     ),

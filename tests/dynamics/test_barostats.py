@@ -192,6 +192,33 @@ def test_the_effective_energy_drifts_less_with_half_the_time_step(options):
     assert drifts[2] < drifts[1] / 1.5 < drifts[0] / 2.25
 
 
+HEATED = {"temperature": 300.0, "T_tau": 20.0, "P_tau": 50.0, "seed": 3}
+PUSHED = {"externalstress": -0.02, "P_mass": 3000.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HEATED,
+        PUSHED | {"seed": 3},
+        HEATED | PUSHED | {"hydrostatic": True},
+        pytest.param({"seed": 3}, marks=pytest.mark.slow),
+        pytest.param(PUSHED | {"hydrostatic": True, "seed": 3}, marks=pytest.mark.slow),
+        pytest.param(HEATED | PUSHED, marks=pytest.mark.slow),
+    ],
+)
+def test_baoab_keeps_account_of_the_heat(options):
+    drifts = []
+    for steps, dt in ((50, 0.2), (100, 0.1)):
+        batch, energies = batch_from_atoms(metals()), []
+        engine = LangevinBAOAB(EMT(), dt, **options)
+        for _ in range(10):
+            engine.run(batch, n_steps=steps // 10)
+            energies.append(engine.conserved_energy(batch).view(-1).numpy())
+        drifts.append(np.ptp(energies, axis=0).max())
+    assert drifts[1] < drifts[0] / 2.5 < 0.01
+
+
 # -------------------------------------------------------------------------------- what is refused
 
 

@@ -7,6 +7,8 @@ import ase
 import numpy as np
 import pytest
 import torch
+from ase import units
+from ase.build import molecule
 from ase.cell import Cell
 from ase.constraints import FixAtoms, FixBondLengths, FixCartesian, FixCom, FixedPlane, Hookean
 from ase.geometry import find_mic
@@ -376,3 +378,17 @@ def test_shortest_images_are_ases(pbc):
         image = MinimumImage(batch, torch.zeros(200, dtype=torch.int64), [reduction] * 200)
         expected = np.array([find_mic(vector, atoms.cell, atoms.pbc)[0] for vector in vectors])
         np.testing.assert_allclose(image(batch, torch.tensor(vectors)), expected, atol=1e-12)
+
+
+def test_who_does_not_move_does_not_fail_to_be_held():
+    waters = [molecule("H2O"), molecule("H2O")]
+    for atoms in waters:
+        atoms.set_constraint(FixBondLengths([[0, 1], [0, 2]]))
+    flying = np.random.default_rng(0).normal(size=(3, 3)) * 50  # no correction can hold that
+    waters[1].arrays["momenta"] = flying * waters[1].get_masses()[:, None]
+    for mask, failing in (([True, False], [False, False]), ([True, True], [False, True])):
+        batch, engine = batch_from_atoms(waters), NVE(EMT(), dt=1 * units.fs)
+        batch["forces"] = torch.zeros_like(batch["positions"])
+        engine.masked_update(batch, torch.tensor(mask))
+        ((failed, _),) = engine.constraints(batch).failures()
+        assert failed.tolist() == failing

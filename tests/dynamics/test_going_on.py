@@ -11,8 +11,9 @@ from nvdyn_ase.dynamics.active import put_together
 from nvdyn_ase.models import EMT
 from tests.dynamics.integrating import INTEGRATORS, integrator
 from tests.dynamics.test_parameters import KEYS, same, trios
+from tests.pace import paced
 
-integrators = pytest.mark.parametrize("name", INTEGRATORS)
+integrators = pytest.mark.parametrize("name", paced(INTEGRATORS))
 STEPS = 9
 
 
@@ -30,7 +31,7 @@ def assert_equal(batch, state, other, its_state):
 
 
 @integrators
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("stop", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_saved_state_goes_on_bit_for_bit(name, stop):
     batch, engine = batch_from_atoms(trios()), integrator(name, EMT())
     engine.run(batch, n_steps=stop)

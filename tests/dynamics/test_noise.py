@@ -44,7 +44,7 @@ def streams(sizes=(2, 3, 1, 40), seed=0):
 
 def of(noise, batch, steps=1, count=2):
     """Return normal numbers of some steps, (steps, V, 3 count)."""
-    state = batch.like(system=noise.fields(batch, Places(np.arange(len(batch)), len(batch))))
+    state = batch.like(system=noise.fields(batch, Places.of(batch)))
     frames = []
     for _ in range(steps):
         frames.append(torch.cat(noise.normals(batch, state, count), dim=1))

@@ -8,9 +8,10 @@ from ase.build import bulk
 from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.models import EMT
 from tests.dynamics.integrating import INTEGRATORS, integrator
+from tests.pace import paced
 from tests.systems import with_velocities
 
-integrators = pytest.mark.parametrize("name", INTEGRATORS)
+integrators = pytest.mark.parametrize("name", paced(INTEGRATORS))
 KEYS = ("positions", "velocities", "cell")
 
 

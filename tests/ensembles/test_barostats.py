@@ -46,7 +46,9 @@ BAROSTATS = {
     "LangevinBAOAB, hydrostatic": lambda T, p, n: LangevinBAOAB(
         model(), DT, T, -p, True, **FRICTION, seed=360 + n
     ),
-    "LangevinBAOAB": lambda T, p, n: LangevinBAOAB(model(), DT, T, -p, **FRICTION, seed=370 + n),
+    "LangevinBAOAB, any shape": lambda T, p, n: LangevinBAOAB(
+        model(), DT, T, -p, **FRICTION, seed=370 + n
+    ),
 }
 
 

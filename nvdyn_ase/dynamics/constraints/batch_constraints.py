@@ -166,6 +166,19 @@ class BatchConstraints:
             self._dof = dof.view(-1, 1)
         return self._dof
 
+    def note_failures(self) -> list[Bool[Tensor, " B"] | None]:
+        """Return who could not be held so far, for :meth:`only_failures_of`."""
+        return [kind.failed for kind in self._kinds]
+
+    def only_failures_of(
+        self, moving: Bool[Tensor, "B 1"], before: list[Bool[Tensor, " B"] | None]
+    ) -> None:
+        """Forget failures, since those noted before, to hold systems that did not move."""
+        for kind, old in zip(self._kinds, before, strict=True):
+            if kind.failed is not None and kind.failed is not old:
+                since = kind.failed & moving.view(-1)
+                kind.failed = since if old is None else since | old
+
     def failures(self) -> list[tuple[Bool[Tensor, " B"], str]]:
         """Return which systems could not be held so far, on the device, and why."""
         return [(kind.failed, kind.reason) for kind in self._kinds if kind.failed is not None]

@@ -38,6 +38,7 @@ class BiasedPotentialHook:
 
     stage = HookStageEnum.AFTER_COMPUTE
     frequency = 1
+    of_one_engine = True
 
     def __init__(self, bias_fn: Callable[[Batch], Any], autograd: bool = False) -> None:
         self.bias_fn = bias_fn

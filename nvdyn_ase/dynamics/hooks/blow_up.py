@@ -121,7 +121,8 @@ def retire_exploded(
     code
         What that is: ``HOT``, ``FAR`` or ``DRIFTED``.
     """
-    leaving = (value > limit) & (batch["status"].view(-1, 1) < dynamics.exit_status)
+    moving = dynamics.moving(batch)
+    leaving = value > limit if moving is None else (value > limit) & moving.system
     note = torch.cat([torch.full_like(value, code), value, torch.full_like(value, limit)], 1)
     known = batch["blow_up"] if "blow_up" in batch else torch.zeros_like(note)
     batch["blow_up"] = torch.where(leaving, note, known)

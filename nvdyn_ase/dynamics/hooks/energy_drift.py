@@ -46,6 +46,7 @@ class EnergyDriftMonitorHook:
 
     stage = HookStageEnum.AFTER_STEP
     stages = (HookStageEnum.BEFORE_STEP, HookStageEnum.AFTER_STEP)
+    of_one_engine = True
 
     def __init__(self, threshold: float, action: str = "warn", frequency: int = 1) -> None:
         if not threshold > 0.0:
@@ -86,7 +87,10 @@ class EnergyDriftMonitorHook:
             if ids is not None:
                 self._begin(ids, _energy(batch, dynamics))
         elif self._start is not None:
-            self._test(batch, dynamics, self._start)
+            energy, arriving = _energy(batch, dynamics), dynamics.arriving(batch)
+            if arriving is not None:  # before this step there was no energy to start from
+                self._start = torch.where(arriving, energy, self._start)
+            self._test(batch, dynamics, energy - self._start)
 
     def _begin(self, ids: list[int], energy: Float[Tensor, "B 1"]) -> None:
         """Follow the systems that the batch has now; those that are new start here."""
@@ -99,14 +103,17 @@ class EnergyDriftMonitorHook:
             self._start = torch.where(picks.view(-1, 1) < 0, energy, old)
         self._rows = {one: row for row, one in enumerate(ids)}
 
-    def _test(self, batch: Batch, dynamics: "BaseDynamics", start: Float[Tensor, "B 1"]) -> None:
-        atoms = batch.num_nodes_per_graph.clamp(min=1).view(-1, 1)
-        drift = (_energy(batch, dynamics) - start).abs() / atoms
+    def _test(
+        self, batch: Batch, dynamics: "BaseDynamics", difference: Float[Tensor, "B 1"]
+    ) -> None:
+        drift = difference.abs() / batch.num_nodes_per_graph.clamp(min=1).view(-1, 1)
         if self.action == "retire":
             retire_exploded(batch, dynamics, drift, self.threshold, DRIFTED)
             return
-        moving = batch["status"].view(-1, 1) < dynamics.exit_status
-        beyond = torch.where(moving & (drift > self.threshold), drift, 0.0)
+        moving = dynamics.moving(batch)
+        beyond = torch.where(drift > self.threshold, drift, 0.0)
+        if moving is not None:
+            beyond = torch.where(moving.system, beyond, 0.0)
         ids = batch["system_id"].view(-1, 1).to(beyond)
         self._tell(self._readback.send(torch.cat([ids, beyond], 1)))
 

@@ -34,6 +34,7 @@ class MaxForceClampHook:
     """
 
     stage = HookStageEnum.AFTER_COMPUTE
+    of_one_engine = True
 
     def __init__(self, max_force: float, frequency: int = 1) -> None:
         if not max_force > 0.0:

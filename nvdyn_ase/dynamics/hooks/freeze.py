@@ -48,6 +48,7 @@ class FreezeAtomsHook:
         HookStageEnum.AFTER_POST_UPDATE,
     )
     frequency = 1
+    of_one_engine = True
 
     def __init__(self, atoms: str | Mapping[int, Any] | Sequence[Any]) -> None:
         if not isinstance(atoms, str):

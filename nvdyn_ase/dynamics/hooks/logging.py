@@ -26,7 +26,8 @@ class LoggingHook:
         gets columns step, system_id, status, energy (eV) and fmax (eV/Å), one row per system;
         anything else a table with the number of systems that still move, the mean energy (eV) and
         the largest fmax (eV/Å). Both have a column of the conserved energy (eV), or its mean, for
-        engines that have one; of systems that have just left the batch it is not known.
+        engines that have one; it is not known of systems that have just left the batch, nor on a
+        stage of a fused run.
     frequency
         Written every so many steps; the last state is written in any case. It waits for the device.
     """
@@ -82,7 +83,8 @@ class LoggingHook:
             if not self._titled:
                 titles = f"{'step':>8} {'moving':>8} {'mean energy':>16} {'max fmax':>12}"
                 target.write(f"{titles}{last}\n")
-            moving = int((columns["status"] < dynamics.exit_status).sum())
+            active = dynamics.active(batch)
+            moving = len(batch) if active is None else int(active.system.sum())
             energy, fmax = np.nanmean(columns["energy"]), np.nanmax(columns["fmax"])
             last = "" if conserved is None else f" {np.nanmean(conserved):16.6f}"
             target.write(
@@ -100,6 +102,6 @@ def _column(batch: Batch, key: str) -> np.ndarray:
 def _conserved(batch: Batch, dynamics: Any) -> np.ndarray | None:
     if not hasattr(dynamics, "conserved_energy"):
         return None
-    if len(dynamics.state) != len(batch):  # those who leave, while the state is of all
+    if dynamics._batch is not batch:  # the state is not that of these systems
         return np.full(len(batch), np.nan)
     return dynamics.conserved_energy(batch).detach().view(-1).cpu().numpy()

@@ -52,6 +52,7 @@ class ProgressHook:
             return
         if self._start is None:
             self._start = dynamics.step_count
-        moving = int((batch["status"] < dynamics.exit_status).sum())
+        active = dynamics.active(batch)
+        moving = len(batch) if active is None else int(active.system.sum())
         self._bar.set_postfix(moving=moving, refresh=False)
         self._bar.update(dynamics.step_count + 1 - self._start - self._bar.n)

@@ -61,7 +61,7 @@ class HookRegistry:
         stage: HookStageEnum,
         batch: Batch,
         dynamics: "BaseDynamics",
-        own: Batch | None = None,
+        parts: "tuple[Batch, ...] | None" = None,
     ) -> None:
         """Call the hooks of a stage that are due; a hook may register and remove others.
 
@@ -73,8 +73,9 @@ class HookRegistry:
             What is moved.
         dynamics
             Who moves it.
-        own
-            Of that, the systems of the engine alone, where it is one of several that share a batch.
+        parts
+            Where the engine is one of several that share the batch, the systems of its own, or
+            nothing if there are none: a hook that is ``of_one_engine`` is shown these.
         """
         self.stepped |= stage is HookStageEnum.AFTER_STEP
         hooks = self.by_stage[stage]
@@ -83,8 +84,10 @@ class HookRegistry:
         self.current = stage
         try:
             for hook in tuple(hooks):
-                shown = own if getattr(hook, "of_one_engine", False) and own is not None else batch
-                if dynamics.step_count % hook.frequency == 0:
+                if dynamics.step_count % hook.frequency:
+                    continue
+                alone = parts is not None and getattr(hook, "of_one_engine", False)
+                for shown in parts if alone and parts is not None else (batch,):
                     hook(shown, dynamics)
         finally:
             self.current = None

@@ -49,12 +49,7 @@ class WrapPeriodicHook:
             cells = torch.where(active.node, cells, 0.0)
         away = applied(cells, batch["cell"].index_select(0, batch.batch))
         left = (cells != 0.0).any(1, keepdim=True)
-        remembers = "last_coordinates" in dynamics.state
-        before = dynamics.coordinates(batch) if remembers else None
-        batch["positions"] = torch.where(left, batch["positions"] - away, batch["positions"])
-        if before is not None:
-            moved = dynamics.coordinates(batch) - before
-            dynamics.state["last_coordinates"] = dynamics.state["last_coordinates"] + moved
+        dynamics.jump(batch, torch.where(left, batch["positions"] - away, batch["positions"]))
         if batch.neighbors is None and "edge_index" in batch:
             _keep_images(batch, cells)
 

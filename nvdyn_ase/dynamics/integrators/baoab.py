@@ -15,12 +15,14 @@ from nvdyn_ase.dynamics.integrators.mtk import needs_stress, needs_volume
 from nvdyn_ase.dynamics.integrators.mtk_flexible import kinetic_tensor
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.integrators.scaling import change_cell
+from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.dynamics.matrices import (
     Matrix,
     Row,
     applied,
     determinant,
     exponential,
+    squares,
     symmetric,
     trace,
 )
@@ -45,6 +47,7 @@ class LangevinBAOAB(HasNoise, BaseDynamics):
     Without a temperature there is neither friction nor noise; without a stress cells stay as they
     are. So the energy, temperature, enthalpy, or temperature and stress are constant. Constraints
     act on forces and velocities, and not on positions, as in ASE.
+    :meth:`conserved_energy` is conserved.
 
     Parameters
     ----------
@@ -135,10 +138,13 @@ class LangevinBAOAB(HasNoise, BaseDynamics):
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         system = {name: self.initial(name, template_batch) for name in self._per_system}
+        system["heat"] = torch.zeros_like(system["dt"])
         if self.has_barostat:
             needs_volume(template_batch, type(self).__name__)
             cell = template_batch["cell"]
-            system["external"] = stress_rows(self.externalstress, n, self.hydrostatic).to(cell)
+            stress, alone = self.externalstress, self.hydrostatic
+            rows = self.places(template_batch).among(lambda n: stress_rows(stress, n, alone))
+            system["external"] = rows.to(cell)
             system["cell_momentum"] = torch.zeros_like(cell)
             # As in ASE the force on a cell is that before the last half kick of the atoms.
             system["kinetic"] = kinetic_tensor(template_batch)
@@ -218,17 +224,26 @@ class LangevinBAOAB(HasNoise, BaseDynamics):
         """Let friction and noise act on the velocities of atoms and cells for a whole step."""
         if self.temperature is None and not self.has_barostat:
             return
-        velocities = self._slowed(batch)
-        if self.temperature is not None:
-            xi, *of_cell = self._noise(batch)
-            self.noise.advance(self.state)
-            velocities = velocities + self.state["spread"] * xi
-            if of_cell:
-                decay, spread = (self.state[f"cell_{key}"] for key in ("decay", "spread"))
-                old = self.state["cell_momentum"]
-                new = decay.unsqueeze(2) * old + spread.unsqueeze(2) * of_cell[0]
-                self.state["cell_momentum"] = new
-        batch["velocities"] = self.constraints(batch).velocities(batch, velocities)
+        velocities, state = self._slowed(batch), self.state
+        if self.temperature is None:
+            batch["velocities"] = self.constraints(batch).velocities(batch, velocities)
+            return
+        # What the cell does to the atoms is no heat: only friction and noise are left out of this.
+        heat = -kinetic_energy(batch, velocities) / (state["decay"] * state["decay"])
+        xi, *of_cell = self._noise(batch)
+        self.noise.advance(state)
+        velocities = velocities + state["spread"] * xi
+        velocities = self.constraints(batch).velocities(batch, velocities)
+        heat = heat + kinetic_energy(batch, velocities)
+        batch["velocities"] = velocities
+        if of_cell:
+            decay, spread = (state[f"cell_{key}"] for key in ("decay", "spread"))
+            heat = heat - self._kinetic_of_cell()
+            state["cell_momentum"] = (
+                decay.unsqueeze(2) * state["cell_momentum"] + spread.unsqueeze(2) * of_cell[0]
+            )
+            heat = heat + self._kinetic_of_cell()
+        state["heat"] = state["heat"] + heat
 
     def _slowed(self, batch: Batch) -> Vector:
         """Return the velocities after friction, and what the motion of the cell does to them."""
@@ -266,6 +281,24 @@ class LangevinBAOAB(HasNoise, BaseDynamics):
             force = _diagonal(trace(force))
         half = 0.5 * state["dt"].unsqueeze(2)
         state["cell_momentum"] = state["cell_momentum"] + half * force
+
+    def _kinetic_of_cell(self) -> Row:
+        # A cell that keeps its shape has one momentum, which stands on the diagonal three times.
+        double = 6.0 if self.hydrostatic else 2.0
+        return squares(self.state["cell_momentum"]) / (double * self.state["P_mass"])
+
+    def conserved_energy(self, batch: Batch) -> Row:
+        """Return the energy of atoms and cell less what friction and noise have put in, (B, 1) eV.
+
+        With a barostat it is the enthalpy, for the mean of the wanted stress: where that is not
+        isotropic it is not conserved. The batch is the one that is being moved, with current
+        forces.
+        """
+        energy = self.energy(batch) + kinetic_energy(batch, batch["velocities"])
+        if self.has_barostat:
+            pressure, volume = trace(self.state["external"]) / -3.0, determinant(batch["cell"])
+            energy = energy + pressure * volume.abs() + self._kinetic_of_cell()
+        return energy - self.state["heat"]
 
     # ---------------------------------------------------------------- noise
 

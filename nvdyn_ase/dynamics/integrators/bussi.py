@@ -14,7 +14,7 @@ from nvdyn_ase.dynamics.constraints import BatchConstraints
 from nvdyn_ase.dynamics.integrators.nve import NVE
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.dynamics.noise import HasNoise, Noise
-from nvdyn_ase.dynamics.parameters import parameter_rows
+from nvdyn_ase.dynamics.parameters import Places, parameter_rows
 from nvdyn_ase.models.base import BaseModelMixin
 
 System = Float[Tensor, "B 1"]
@@ -88,8 +88,8 @@ class Bussi(HasNoise, NVE):
     def set_parameter(self, name: str, value: Any) -> None:
         """Change a parameter between steps; a sequence gives one value per system of the batch."""
         if name == "transferred_energy" and self._batch is not None:
-            rows = np.arange(len(self._batch))
-            self.state[name] = parameter_rows(name, value, rows, self._batch.device)
+            places = Places.of(self._batch)
+            self.state[name] = parameter_rows(name, value, places, self._batch.device)
             return
         super().set_parameter(name, value)
 

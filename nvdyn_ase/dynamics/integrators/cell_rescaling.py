@@ -113,7 +113,7 @@ class StochasticCellRescaling(Bussi):
         none = state["dt"] if self.isotropic else template_batch["cell"]
         state["drift"] = state["kick"] = torch.zeros_like(none)
         if not self.isotropic:
-            free = axes(self.mask, n).to(none)
+            free = self.places(template_batch).among(lambda count: axes(self.mask, count)).to(none)
             state["free"] = free.unsqueeze(2) * free.unsqueeze(1)
         return state
 

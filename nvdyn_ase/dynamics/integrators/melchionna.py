@@ -135,8 +135,10 @@ class MelchionnaNPT(BaseDynamics):
         system |= {"zeta": zero, "zeta_past": zero, "zeta_integrated": zero, "elapsed": zero}
         system |= {"started": zero > 0.0, "volume0": determinant(cell)}
         system["count"] = sizes(template_batch)
-        system["external"] = voigt_rows(self.externalstress, n).to(cell)
-        system["free"] = mask_rows(self.mask, n).to(cell)
+        places = self.places(template_batch)
+        stress = places.among(lambda count: voigt_rows(self.externalstress, count))
+        system["external"] = stress.to(cell)
+        system["free"] = places.among(lambda count: mask_rows(self.mask, count)).to(cell)
         q = torch.zeros_like(positions)
         return template_batch.like(node={"q": q, "q_past": q, "q_future": q}, system=system)
 

@@ -345,13 +345,16 @@ def needs_volume(batch: Batch, name: str) -> None:
 
 
 def refuse_constraints(engine: BaseDynamics, batch: Batch) -> None:
-    """Raise StructureError if a system has constraints."""
-    constrained = engine.constraints(batch).constrained
+    """Raise StructureError if a system that is to be moved has constraints."""
+    constrained, moving = engine.constraints(batch).constrained, engine.moving(batch)
     if constrained is None:
         return
-    row = batch.batch[constrained.view(-1)][0]
+    found = constrained if moving is None else constrained & moving.node
+    rows = batch.batch[found.view(-1)]
+    if not len(rows):
+        return
     raise StructureError(
-        int(batch["system_id"].view(-1)[row]),
+        int(rows[0]),
         f"it has constraints, and {type(engine).__name__} moves every atom with the cell; take "
         "them off, or choose an integrator at constant volume",
     )

@@ -202,7 +202,8 @@ class InhomogeneousNPTBerendsen(NPTBerendsen):
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
         state = super()._make_new_state(n, template_batch)
-        state["free"] = axes(self.mask, n).to(template_batch["cell"])
+        free = self.places(template_batch).among(lambda count: axes(self.mask, count))
+        state["free"] = free.to(template_batch["cell"])
         return state
 
     def set_parameter(self, name: str, value: Any) -> None:

@@ -120,10 +120,10 @@ class LBFGS(Optimizer):
 
     # ---------------------------------------------------------------- room for the histories
 
-    def advance(self, batch: Batch) -> None:
-        """Do the phases of one step, with room for what it learns."""
+    def move_to_forces(self, batch: Batch) -> None:
+        """Do ``pre_update`` with those that move, with room for what is learned."""
         self._make_room()
-        super().advance(batch)
+        super().move_to_forces(batch)
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level
-from nvdyn_ase.dynamics.active import put_together
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.cell_filters import voigt
 from nvdyn_ase.dynamics.matrices import symmetric
 from nvdyn_ase.dynamics.rows import Rows, largest_norm
+from nvdyn_ase.dynamics.together import put_together
 
 
 class Optimizer(BaseDynamics):
@@ -107,6 +107,11 @@ class Optimizer(BaseDynamics):
         """Return what the model has to give: the stress too, where a cell moves."""
         own = super().needs(batch)
         return own | {"stress"} if self.rows(batch).has_cells else own
+
+    def may_need(self, batch: Batch) -> frozenset[str]:
+        """Return what it may need for systems of this batch: the stress too, if cells may move."""
+        own = super().may_need(batch)
+        return own | {"stress"} if "cell_filter" in batch else own
 
     def largest_force(self, batch: Batch) -> Float[Tensor, "B 1"]:
         """Return the largest norm among the forces on the rows of each system."""

@@ -1,0 +1,374 @@
+"""Commands that are killed at any moment and gone on with."""
+
+import json
+import os
+import random
+import resource
+import signal
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from nvdyn_ase.cli import main
+from nvdyn_ase.dynamics.run import Run
+from nvdyn_ase.workflows.checkpoints import Checkpoints
+from tests.killing import killed_after
+from tests.systems import mixed
+from tests.wells import Well
+
+#: What is done to the structures of ``in.traj``, into ``out.db``.
+JOBS = {
+    "FIRE": "relax --steps 60",
+    "LBFGS": "relax --steps 60 --optimizer LBFGS",
+    "BFGS, cells": "relax --steps 40 --optimizer BFGS --cell-filter FrechetCellFilter",
+    "Langevin": "md --steps 30 --timestep 2 --temperature 300 --seed 7",
+    "NPT": "md --steps 20 --temperature 300 --integrator NPTBerendsen "
+    "--option pressure_au=0.0 --option compressibility_au=0.01",
+}
+SMALL = "--model emt --batch-size 4 --checkpoint-every 3 --quiet"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _warm(tmp_path_factory):
+    """Have here what every child would have to load and compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("warm"))
+        ase.io.write("in.traj", periodic(2))
+        for job in JOBS:
+            assert main(line_of(job, f"{len(job)}.db").split()) in (0, 1)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def periodic(count):
+    rng = np.random.default_rng(0)
+    found = []
+    for metal in ("Cu", "Au", "Ni", "Pt", "Al", "Pd") * (count // 6 + 1):
+        found.append(bulk(metal) * (1, 1, int(rng.integers(1, 4))))
+        found[-1].set_cell(found[-1].cell * rng.uniform(0.98, 1.03), scale_atoms=True)
+        found[-1].rattle(0.05, rng=rng)
+    return found[:count]
+
+
+def line_of(job, name="out.db", more=""):
+    command, rest = JOBS[job].split(" ", 1)
+    return f"{command} in.traj -o {name} {rest} {SMALL} {more}"
+
+
+def work(say, line):
+    """Run a command, and say so after each step."""
+    advance = Run.advance
+
+    def saying(self):
+        advance(self)
+        say("step")
+
+    Run.advance = saying
+    say(f"exit status {main(line.split())}")
+
+
+def ends(name):
+    """Return how every structure in a file ended, bit for bit, by its index."""
+    found = {}
+    for row in ase.db.connect(name).select():
+        assert row.input_index not in found
+        atoms = row.toatoms()
+        found[row.input_index] = (
+            *(atoms.positions.tobytes(), atoms.cell.tobytes(), atoms.get_momenta().tobytes()),
+            *(row.get(key) for key in ("relax_steps", "relax_evaluations", "relax_outcome")),
+            *(row.get(key) for key in ("md_steps", "md_evaluations", "md_outcome")),
+            row.get("energy"),
+        )
+    return found
+
+
+def left_over():
+    return sorted(name for name in os.listdir() if "partial" in name or "checkpoint" in name)
+
+
+# -------------------------------------------------------------------- kill -9
+
+
+def finished(line):
+    """Run a command to its end, in a process of its own; return how many steps it did."""
+    *said, status, end = killed_after(-1, work, line)
+    assert (status in ("exit status 0", "exit status 1"), end) == (True, "end"), said
+    return len(said)
+
+
+def killed(line, steps):
+    """Run a command, and kill it after so many steps; return whether it had not ended before."""
+    said = killed_after(steps, work, line)
+    assert "exit status 2" not in said
+    return said == ["step"] * steps
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_again_and_again_it_ends_as_undisturbed(job):
+    count = 7
+    ase.io.write("in.traj", periodic(count) if job in ("BFGS, cells", "NPT") else mixed(count))
+    steps = finished(line_of(job, "whole.db"))
+    expected = ends("whole.db")
+    assert set(expected) == set(range(count))
+    rng = random.Random(job)
+    assert killed(line_of(job), rng.randint(4, steps // 2))
+    assert "out.db.checkpoint.npz" in left_over()
+    for _ in range(2):
+        killed(line_of(job, more="--resume"), rng.randint(1, steps // 4))
+    assert finished(line_of(job, more="--resume")) < steps
+    assert ends("out.db") == expected
+    assert left_over() == []
+
+
+def dies_beside_the_checkpoint(say, line, behind):
+    """Run a command, and die when the first checkpoint is written, before or behind that."""
+    save = Checkpoints.save
+
+    def dying(self, engine, batch):
+        if behind:
+            save(self, engine, batch)
+        else:
+            self.before()  # results are safe, and no checkpoint tells of it
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpoints.save = dying
+    say(main(line.split()))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_death_on_either_side_of_a_checkpoint(behind):
+    ase.io.write("in.traj", mixed(7))
+    finished(line_of("FIRE", "whole.db", "--checkpoint-every 20"))
+    line = line_of("FIRE", more="--checkpoint-every 20")
+    assert killed_after(-1, dies_beside_the_checkpoint, line, behind) == []
+    assert ("out.db.checkpoint.npz" in left_over()) is behind
+    with ase.db.connect("out.partial.db") as database:
+        assert 0 < database.count() < 7
+    finished(line + " --resume")
+    assert ends("out.db") == ends("whole.db")
+
+
+def dies_before_the_end(say, line):
+    """Run a command, and die when the file has just got its name."""
+    Checkpoints.remove = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+    say(main(line.split()))
+
+
+def test_death_when_all_is_done(capsys):
+    ase.io.write("in.traj", mixed(4))
+    line = line_of("FIRE")
+    killed(line, 8)
+    assert killed_after(-1, dies_before_the_end, line + " --resume") == []
+    assert left_over() == ["out.db.checkpoint.npz"]
+    before = ends("out.db")
+    assert main((line + " --resume").split()) == 0
+    assert "complete" in capsys.readouterr().out
+    assert left_over() == []
+    assert ends("out.db") == before
+
+
+# -------------------------------------------------------------------- what is not gone on with
+
+
+def contents():
+    return {path.name: path.read_bytes() for path in Path().iterdir()}
+
+
+def refused(line, capsys):
+    """Run a command that is refused; return what it says."""
+    before = contents()
+    capsys.readouterr()
+    assert main(line.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert contents() == before
+    (said,) = shown.err.splitlines()
+    return said
+
+
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz"])
+def test_another_run_is_not_gone_on_with(name, capsys):
+    ase.io.write("in.traj", mixed(4))
+    killed(line_of("FIRE", name), 12)
+    resume = line_of("FIRE", name, "--resume")
+    assert "fmax was 0.05, and is 0.01" in refused(f"{resume} --fmax 0.01", capsys)
+    assert "optimizer was 'FIRE'" in refused(line_of("LBFGS", name, "--resume"), capsys)
+    with open("in.traj", "ab") as file:
+        file.write(b"more")
+    assert "in.traj had" in refused(resume, capsys)
+    assert "exists already" in refused(line_of("FIRE", name), capsys)
+    ase.io.write("in.traj", mixed(4))
+    finished(resume)
+
+
+def test_a_damaged_checkpoint_is_named_and_can_be_left_out(capsys):
+    ase.io.write("in.traj", mixed(5))
+    finished(line_of("FIRE", "whole.db"))
+    killed(line_of("FIRE"), 14)
+    with open("out.db.checkpoint.npz", "r+b") as file:
+        file.seek(300)
+        file.write(b"spoiled")
+    capsys.readouterr()
+    assert main(line_of("FIRE", more="--resume").split()) == 2
+    said = capsys.readouterr().err
+    assert "out.db.checkpoint.npz is not a checkpoint, or not a whole one" in said
+    assert "delete it" in said
+    os.remove("out.db.checkpoint.npz")
+    finished(line_of("FIRE", more="--resume"))
+    assert ends("out.db") == ends("whole.db")
+
+
+# -------------------------------------------------------------------- failures tried again
+
+
+def use(monkeypatch, model):
+    monkeypatch.setattr("nvdyn_ase.commands.as_model", lambda name, **options: model)
+
+
+def wells(count):
+    return [ase.Atoms("Ar2", [[-1.0 - i, 0, 0], [1.0 + i, 0, 0]]) for i in range(count)]
+
+
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz", "out.traj", "out.extxyz.gz"])
+def test_failures_are_tried_again_with_another_optimizer(name, capsys, monkeypatch):
+    ase.io.write("in.traj", wells(6))
+    use(monkeypatch, Well(fail=[1, 4]))
+    assert main(f"relax in.traj -o {name} --model well".split()) == 1
+    assert "failed                2" in capsys.readouterr().out
+    line = f"relax in.traj -o {name} --model well --resume --retry-failed --optimizer LBFGS"
+    well = Well(fail=[4])
+    use(monkeypatch, well)
+    assert main(line.split()) == 1
+    out = capsys.readouterr().out
+    assert "done before             4" in out
+    assert "structures              2" in out
+    assert "4  error: the well is dry" in out
+    use(monkeypatch, Well())
+    assert main(line.split()) == 0
+    assert sorted(outcomes(name).items()) == [(index, "converged") for index in range(6)]
+    if name == "out.db":
+        told = ase.db.connect(name).metadata
+    else:
+        with open(f"{name}.provenance.json") as file:
+            told = json.load(file)
+    assert told["parameters"]["optimizer"] == "FIRE"
+    assert [own["parameters"]["optimizer"] for own in told["retried_with"]] == ["LBFGS"]
+    assert left_over() == []
+
+
+def outcomes(name):
+    if name.endswith(".db"):
+        with ase.db.connect(name) as database:
+            return {row.input_index: row.relax_outcome for row in database.select()}
+    infos = [atoms.info for atoms in ase.io.read(name, ":")]
+    found = {int(info["input_index"]): info["relax_outcome"] for info in infos}
+    assert len(found) == len(infos)
+    return found
+
+
+def test_a_run_that_was_stopped_is_taken_up_with_another_optimizer_too(monkeypatch):
+    ase.io.write("in.traj", wells(6))
+    use(monkeypatch, Well(fail=[1]))
+    line = "relax in.traj -o out.db --model well --batch-size 3 --checkpoint-every 2 --quiet"
+    assert killed(line, 20)
+    assert "out.db.checkpoint.npz" in left_over()
+    use(monkeypatch, Well())
+    assert main(f"{line} --resume --retry-failed --optimizer LBFGS".split()) == 0
+    assert outcomes("out.db") == dict.fromkeys(range(6), "converged")
+    assert left_over() == []
+
+
+def test_another_input_or_model_is_not_taken_up_to_try_again(monkeypatch, capsys):
+    ase.io.write("in.traj", wells(3))
+    use(monkeypatch, Well(fail=[1]))
+    assert main(["relax", "in.traj", "-o", "out.db", "--model", "well"]) == 1
+    line = "relax in.traj -o out.db --resume --retry-failed --model"
+    assert main(f"{line} gully".split()) == 2
+    assert "name was 'well', and is 'gully'" in capsys.readouterr().err
+    ase.io.write("in.traj", wells(4))
+    assert main(f"{line} well".split()) == 2
+    assert "in.traj had" in capsys.readouterr().err
+    assert outcomes("out.partial.db")[1] == "error"
+
+
+def test_what_cannot_be_tried_again_says_so(capsys):
+    ase.io.write("in.traj", mixed(2))
+    line = "relax in.traj --model emt --steps 1 --quiet"
+    assert "needs --resume" in refused(f"{line} -o out.db --retry-failed", capsys)
+    main(f"{line} -o out.cif".split())
+    again = "--resume --retry-failed"
+    assert "written in one go" in refused(f"{line} -o out.cif {again}", capsys)
+    main(f"{line} -o {{index}}.xyz".split())
+    assert "file for each structure" in refused(f"{line} -o {{index}}.xyz {again}", capsys)
+
+
+# -------------------------------------------------------------------- a full disk, a growing file
+
+
+def on_a_small_disk(say, line, size):
+    """Run a command where no file may be larger than this."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    say(main(line.split()))
+
+
+@pytest.mark.parametrize(("name", "size"), [("out.db", 90_000), ("out.extxyz", 9000)])
+def test_a_full_disk_ends_the_run_and_loses_nothing(name, size, capfd):
+    ase.io.write("in.traj", wells(40))
+    line = f"relax in.traj -o {name} --model harmonic --batch-size 8 --checkpoint-every 60"
+    assert killed_after(-1, on_a_small_disk, line, size) == ["2", "end"]
+    shown = capfd.readouterr()
+    assert "cannot write structure" in shown.err or "cannot write out" in shown.err
+    assert "Traceback" not in shown.err
+    partial = name.replace("out.", "out.partial.")
+    assert os.path.exists(partial) and not os.path.exists(name)
+    before = outcomes(partial)
+    assert 0 < len(before) < 40
+    capfd.readouterr()
+    assert main(f"{line} --resume".split()) == 0
+    assert f"done before      {len(before):8d}" in capfd.readouterr().out
+    assert outcomes(name) == dict.fromkeys(range(40), "converged")
+
+
+def test_a_file_that_grows_is_read_as_it_was_and_not_gone_on_with(monkeypatch, capsys):
+    ase.io.write("in.extxyz", wells(5))
+
+    class Growing(Well):
+        def forward(self, batch):
+            if not self.forwards:
+                ase.io.write("in.extxyz", wells(2), append=True)
+            return super().forward(batch)
+
+    use(monkeypatch, Growing())
+    assert main(["relax", "in.extxyz", "-o", "out.db", "--model", "well", "--batch-size", "2"]) == 0
+    assert sorted(outcomes("out.db")) == list(range(5))
+    line = "relax in.extxyz -o out.db --model well --resume --retry-failed"
+    assert main(line.split()) == 2
+    assert "in.extxyz had" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------- all of it
+
+
+@pytest.mark.slow
+def test_five_hundred_structures_killed_twenty_times():
+    structures = [atoms for seed in range(50) for atoms in mixed(10, seed)]
+    ase.io.write("in.traj", structures)
+    line = (
+        "relax in.traj -o {} --steps 100 --model emt --batch-size 64 --checkpoint-every 5 --quiet"
+    )
+    steps = finished(line.format("whole.db"))
+    rng, resume = random.Random(5), ""
+    for _ in range(20):
+        assert killed(line.format("out.db") + resume, rng.randint(5, 5 + steps // 25))
+        resume = " --resume"
+    finished(line.format("out.db") + resume)
+    found, expected = ends("out.db"), ends("whole.db")
+    assert set(found) == set(range(500))
+    assert found == expected
