@@ -6,7 +6,7 @@ It comes with ``pip install 'nvdyn_ase[chgnet]'``, weights included.
 import io
 from contextlib import redirect_stdout
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,11 @@ from jaxtyping import Float, Int
 from loguru import logger
 from torch import Tensor
 
-from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
-from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
-from nvdyn_ase.models.chgnet_graph import Bonds, chunks, find_angles, find_bonds
+from nvdyn_ase.data import Batch, segment_sum
+from nvdyn_ase.models.chgnet_graph import Sizes, chunks, count, find_angles
 from nvdyn_ase.models.extras import needs_extra
-from nvdyn_ase.models.mixing import rows_by_number
-from nvdyn_ase.models.pair_geometry import sums_by_atom, volumes
-from nvdyn_ase.models.pair_model import PairModel
-from nvdyn_ase.neighbors import DevicePairs, Pairs
+from nvdyn_ase.models.network import Answer, Bonds, PairNetwork, find_bonds
+from nvdyn_ase.neighbors import FlatPairs
 
 try:
     from chgnet.model.composition_model import AtomRef
@@ -39,7 +36,7 @@ _AT_ONCE = {"cpu": 2**12}
 _AT_ONCE_ELSEWHERE = 2**19
 
 
-class CHGNetModel(PairModel):
+class CHGNetModel(PairNetwork):
     """CHGNet, the charge-informed universal potential for crystals of 94 elements.
 
     B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023). The graphs are made of pairs of atoms in
@@ -50,7 +47,7 @@ class CHGNetModel(PairModel):
     It gives ``energy``, and ``forces``, ``stress``, ``magmoms`` (absolute values, μB),
     ``free_energy`` (the energy) and ``atomic_energies`` if asked. A system need not be periodic or
     have a cell. Elements beyond Pu and positions that are not finite are failures; see
-    :class:`PairModel`.
+    :class:`nvdyn_ase.models.pair_model.PairModel`.
 
     A forward pass waits for the device, to learn how many bonds and angles there are.
 
@@ -91,24 +88,19 @@ class CHGNetModel(PairModel):
             )
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be positive, not {chunk_size}")
-        elements = tuple(range(1, module.atom_embedding.embedding.num_embeddings + 1))
-        super().__init__(rows_by_number(elements))
-        self.module = module.eval()
         self.on_isolated_atoms, self.stress_weight = on_isolated_atoms, stress_weight
-        self.skin, self.chunk_size = skin, chunk_size
+        self.chunk_size = chunk_size
+        self.stress_factor = _GPA * stress_weight
         self._apart = _tells_apart_systems_without_angles(module)
         self._warned = False
         references = module.composition_model
         by_atom = module.mlp_first and (references is None or type(references) is AtomRef)
-        self.model_card = ModelCard(
-            forces_via_autograd=True,
-            supports_stress=True,
-            extra_outputs=frozenset({"magmoms"} | ({"atomic_energies"} if by_atom else set())),
-            neighbor_config=NeighborConfig(
-                cutoff=float(module.graph_converter.atom_graph_cutoff), half_list=True, skin=skin
-            ),
-            dtype=module.bond_embedding.weight.dtype,
-            supported_elements=frozenset(elements),
+        super().__init__(
+            module,
+            tuple(range(1, module.atom_embedding.embedding.num_embeddings + 1)),
+            float(module.graph_converter.atom_graph_cutoff),
+            skin,
+            frozenset({"magmoms", "atomic_energies"} if by_atom else {"magmoms"}),
         )
 
     def __repr__(self) -> str:
@@ -118,81 +110,37 @@ class CHGNetModel(PairModel):
         return f"CHGNetModel({self.module.version or 'custom'}, {options})"
 
     @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.module.bond_embedding.weight.device
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the network, as ``torch.nn.Module.to`` does; a type of numbers changes its own."""
-        self.module.to(*args, **kwargs)
-        dtype = self.module.bond_embedding.weight.dtype
-        self.model_card = self.model_card.model_copy(update={"dtype": dtype})
-        return super().to(*args, **kwargs)
-
-    def gives_same_as(self, other: BaseModelMixin) -> bool:
-        """Say whether the other is CHGNet with the same weights and options."""
-        if self is other:
-            return True
-        if not isinstance(other, CHGNetModel) or self._settings() != other._settings():
-            return False
-        return self.module is other.module or _same_network(self.module, other.module)
+    def _weights(self) -> Tensor:
+        return self.module.bond_embedding.weight
 
     def _settings(self) -> tuple[Any, ...]:
-        return self.on_isolated_atoms, self.stress_weight, self.device, self.model_card.dtype
+        settings = self.on_isolated_atoms, self.stress_weight, self.module.is_intensive
+        return *super()._settings(), *settings
 
     # ---------------------------------------------------------------- the forward pass
 
-    def _forward_slots(self, batch: Batch, pairs: Pairs) -> ModelOutputs:
-        return self._forward_flat(batch, pairs)
+    def _find_bonds(self, batch: Batch, flat: FlatPairs, half: bool) -> Bonds:
+        return find_bonds(batch, flat, half, self.module.graph_converter.atom_graph_cutoff)
 
-    def _forward_flat(self, batch: Batch, pairs: Pairs | DevicePairs) -> ModelOutputs:
-        if batch.device != self.device:
-            raise ValueError(
-                f"the batch is on {batch.device} and the model on {self.device}; move one, "
-                "batch.to(model.device) or model.to(batch.device)"
-            )
-        kinds = self._kinds_on_device(batch)
-        assert kinds is not None
-        numbers = kinds.clamp(max=len(self.model_card.supported_elements or ()) - 1) + 1
-        converter = self.module.graph_converter
-        cutoffs = converter.atom_graph_cutoff, converter.bond_graph_cutoff
-        flat = pairs.flat()
-        bonds = find_bonds(batch, flat, pairs.half, *cutoffs)
-        found = self._network(batch, numbers, bonds)
-        failures = {**self._failures_on_device(batch, kinds), **self._lonely(bonds)}
+    def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
+        """Evaluate the systems, some at a time."""
+        numbers = elements + 1
+        sizes = count(batch, bonds, self.module.graph_converter.bond_graph_cutoff)
+        at_once = self.chunk_size or _AT_ONCE.get(batch.device.type, _AT_ONCE_ELSEWHERE)
+        nothing = torch.empty(0, dtype=torch.float64, device=batch.device)
+        parts = [_Found(nothing, nothing.view(0, 3), nothing, nothing)]
+        for systems, atoms, rows in chunks(batch.host_ptr, sizes, at_once, self._apart):
+            owners = batch.batch[atoms] - systems.start
+            first, second = (ends[rows] - atoms.start for ends in (bonds.i, bonds.j))
+            parts.append(self._chunk(numbers[atoms], owners, first, second, bonds.vector[rows]))
+        whole = _Found(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        found = self._with_references(batch, numbers, whole)
+        by_atom = {"atomic_energies": found.atomic_energies, "magmoms": found.magmoms}
+        return Answer(found.energy, found.slope, by_atom, self._lonely(sizes))
 
-        pulls = torch.zeros(len(flat.i), 3, dtype=torch.float64, device=batch.device)
-        pulls = pulls.index_copy(0, bonds.pair, found.slope)
-        positions, cell = batch["positions"].detach().double(), batch["cell"].detach().double()
-        # What is not finite makes all of its system NaN, though it has no bonds.
-        zero = segment_sum((positions - positions).sum(1), batch.ptr) + (cell - cell).sum((1, 2))
-        energy = (found.energy + zero)[:, None]
-        values = {
-            "energy": energy,
-            "free_energy": energy.clone(),  # a hook may add to the energy in place
-            "forces": torch.sub(*sums_by_atom(flat, pulls, pulls)) + zero[batch.batch, None],
-            "stress": self._stress(batch, bonds, found.slope, zero),
-        }
-        for name in self.model_card.extra_outputs & self.model_config.outputs:
-            values[name] = getattr(found, name) + zero[batch.batch]
-            if name not in FIELDS:
-                batch.add_key(name, values[name], Level.NODE, overwrite=True, default=torch.nan)
-        asked = self.model_config.outputs | {"energy"}
-        return self._outputs(batch, {k: v for k, v in values.items() if k in asked}, failures)
-
-    def _stress(
-        self, batch: Batch, bonds: Bonds, slope: Float[Tensor, "U 3"], zero: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B 3 3"]:
-        """Return the symmetric part of the derivative by the strain, which is all of it."""
-        virial = (bonds.vector[:, :, None] * slope[:, None]).view(-1, 9)
-        ptr = torch.as_tensor(np.concatenate([[0], np.cumsum(bonds.num_bonds)]))
-        virial = segment_sum(virial, ptr.to(batch.device)) + zero[:, None]
-        stress = (virial / volumes(batch["cell"].detach().double())).view(-1, 3, 3)
-        return 0.5 * (stress + stress.mT) * (_GPA * self.stress_weight)
-
-    def _lonely(self, bonds: Bonds) -> dict[int, str]:
+    def _lonely(self, sizes: Sizes) -> dict[int, str]:
         """Return the systems with isolated atoms as failures, if that is wanted."""
-        rows = np.flatnonzero(bonds.isolated)
+        rows = np.flatnonzero(sizes.isolated)
         if not len(rows) or self.on_isolated_atoms == "ignore":
             return {}
         cutoff = self.module.graph_converter.atom_graph_cutoff
@@ -201,22 +149,10 @@ class CHGNetModel(PairModel):
             return {int(row): f"{problem} (on_isolated_atoms='error')" for row in rows}
         if not self._warned:
             self._warned = True
-            logger.warning("In {} of {} systems {}.", len(rows), len(bonds.isolated), problem)
+            logger.warning("In {} of {} systems {}.", len(rows), len(sizes.isolated), problem)
         return {}
 
     # ---------------------------------------------------------------- through the network
-
-    def _network(self, batch: Batch, numbers: Int[Tensor, " V"], bonds: Bonds) -> "_Found":
-        """Evaluate the systems, some at a time."""
-        at_once = self.chunk_size or _AT_ONCE.get(batch.device.type, _AT_ONCE_ELSEWHERE)
-        nothing = torch.empty(0, dtype=torch.float64, device=batch.device)
-        parts = [_Found(nothing, nothing.view(0, 3), nothing, nothing)]
-        for systems, atoms, rows in chunks(batch.host_ptr, bonds, at_once, self._apart):
-            owners = batch.batch[atoms] - systems.start
-            first, second = (ends[rows] - atoms.start for ends in (bonds.i, bonds.j))
-            parts.append(self._chunk(numbers[atoms], owners, first, second, bonds.vector[rows]))
-        energy, slope, energies, magmoms = (torch.cat(part) for part in zip(*parts, strict=True))
-        return self._with_references(batch, numbers, _Found(energy, slope, energies, magmoms))
 
     def _chunk(
         self,
@@ -371,13 +307,4 @@ def _tells_apart_systems_without_angles(module: CHGNet) -> bool:
         or not layer.use_mlp_out
         or any(name.endswith("bias") for name, _ in layer.mlp_out.named_parameters())
         for layer in layers
-    )
-
-
-def _same_network(one: CHGNet, other: CHGNet) -> bool:
-    if repr(one) != repr(other) or one.is_intensive is not other.is_intensive:
-        return False
-    weights, others = one.state_dict(), other.state_dict()
-    return weights.keys() == others.keys() and all(
-        torch.equal(values, others[name]) for name, values in weights.items()
     )

@@ -15,61 +15,43 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_sum
-from nvdyn_ase.models.pair_geometry import are_reversed, vectors
-from nvdyn_ase.neighbors import FlatPairs
+from nvdyn_ase.data.joining import boundaries
+from nvdyn_ase.models.network import Bonds
 
 
-class Bonds(NamedTuple):
-    """The bonds of a batch, each once, system by system.
+class Sizes(NamedTuple):
+    """How much there is of each system, on the host.
 
     Parameters
     ----------
-    pair
-        (U,) int64, place in the list of pairs.
-    i, j
-        (U,) int64, the atoms, counted over the batch.
-    vector
-        (U, 3), from i to j, Å, float64.
-    num_bonds, num_angles
-        (B,) int64, of each system, on the host.
+    bonds, angles
+        (B,) int64.
     isolated
-        (B,) bool, on the host: the system has an atom without bonds.
+        (B,) bool: the system has an atom without bonds.
     """
 
-    pair: Int[Tensor, " U"]
-    i: Int[Tensor, " U"]
-    j: Int[Tensor, " U"]
-    vector: Float[Tensor, "U 3"]
-    num_bonds: np.ndarray
-    num_angles: np.ndarray
+    bonds: np.ndarray
+    angles: np.ndarray
     isolated: np.ndarray
 
 
-def find_bonds(batch: Batch, flat: FlatPairs, half: bool, atom: float, bond: float) -> Bonds:
-    """Pick the bonds among the pairs of a list that may reach further.
+def count(batch: Batch, bonds: Bonds, cutoff: float) -> Sizes:
+    """Count the bonds and angles of each system; it waits for the device.
 
     Parameters
     ----------
-    batch, flat
-        The systems and their pairs.
-    half
-        Each pair is there once.
-    atom, bond
-        Cutoffs of the atom graph and of the bond graph, Å.
+    batch, bonds
+        The systems and the bonds of the atom graph.
+    cutoff
+        Of the bond graph, Å.
     """
-    vector = vectors(batch, flat)
-    length2 = (vector * vector).sum(1)
-    kept = length2 <= atom**2
-    if not half:
-        kept = kept & ~are_reversed(flat)
-    pair = kept.nonzero().view(-1)
-    i, j, size = flat.i[pair], flat.j[pair], batch.num_nodes
-    short = length2[pair] < bond**2
+    short = (bonds.vector * bonds.vector).sum(1) < cutoff**2
+    i, j, size = bonds.i, bonds.j, batch.num_nodes
     edges = _count(torch.cat([i, j]), size)
     short_edges = _count(torch.cat([i[short], j[short]]), size)
     of_atoms = torch.stack([edges, short_edges * (short_edges - 1.0), (edges == 0).double()], 1)
     numbers = segment_sum(of_atoms, batch.ptr).cpu().numpy().astype(np.int64)
-    return Bonds(pair, i, j, vector[pair], numbers[:, 0] // 2, numbers[:, 1], numbers[:, 2] > 0)
+    return Sizes(numbers[:, 0] // 2, numbers[:, 1], numbers[:, 2] > 0)
 
 
 def _count(atoms: Int[Tensor, " D"], size: int) -> Float[Tensor, " V"]:
@@ -109,23 +91,23 @@ class Chunk(NamedTuple):
     bonds: slice
 
 
-def chunks(ptr: np.ndarray, bonds: Bonds, size: int, apart: bool) -> Iterator[Chunk]:
+def chunks(ptr: np.ndarray, sizes: Sizes, size: int, apart: bool) -> Iterator[Chunk]:
     """Cut a batch into runs of systems that follow each other.
 
     Parameters
     ----------
     ptr
         (B + 1,), first atom of each system, and the end.
-    bonds
-        Their bonds.
+    sizes
+        Their bonds and angles.
     size
         Most bonds and angles of a run, unless one system has more.
     apart
         Systems without any angle are not put together with others.
     """
-    cost = (bonds.num_bonds + bonds.num_angles).tolist()
-    angular = (bonds.num_angles > 0).tolist()
-    bond_ptr = np.concatenate([[0], np.cumsum(bonds.num_bonds)]).tolist()
+    cost = (sizes.bonds + sizes.angles).tolist()
+    angular = (sizes.angles > 0).tolist()
+    bond_ptr = boundaries(sizes.bonds).tolist()
     first, total = 0, 0
     for row in range(len(cost) + 1):
         end = row == len(cost)

@@ -44,6 +44,7 @@ _NAMES = {
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
+    "mace": "nvdyn_ase.models.mace:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
 }
 
@@ -61,6 +62,13 @@ _CLASSES = {
         "nvdyn_ase.models.chgnet:from_calculator", exact=True
     ),
     "chgnet.model.model.CHGNet": _Entry("nvdyn_ase.models.chgnet:CHGNetModel", exact=True),
+    "mace.calculators.mace.MACECalculator": _Entry(
+        "nvdyn_ase.models.mace:from_calculator", exact=True
+    ),
+    **{
+        f"mace.modules.models.{kind}": _Entry("nvdyn_ase.models.mace:MACEModel", exact=True)
+        for kind in ("MACE", "ScaleShiftMACE")
+    },
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
     "nvdyn_ase.calculators.nvdyn_calculator.NvdynCalculator": _Entry(
         f"{_ADAPTERS}:inside", exact=True
@@ -102,11 +110,12 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     ----------
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
-        ``"harmonic"``, ``"chgnet"`` or one that another package brings. An ASE calculator:
-        ``EMT``, ``LennardJones``, ``MorsePotential``, ``CHGNetCalculator`` and sums of calculators
-        have batched equals, other packages may bring more, and any other one is called system by
-        system, which is said once in the log. A calculator counts as one of these only if it is of
-        that very class. The network of a calculator will do too.
+        ``"harmonic"``, ``"chgnet"``, ``"mace"`` (with ``path=``) or one that another package
+        brings. An ASE calculator: ``EMT``, ``LennardJones``, ``MorsePotential``,
+        ``CHGNetCalculator``, ``MACECalculator`` and sums of calculators have batched equals, other
+        packages may bring more, and any other one is called system by system, which is said once
+        in the log. A calculator counts as one of these only if it is of that very class. The
+        network of a calculator will do too.
     **options
         Arguments of the model that is made, such as ``skin``.
 

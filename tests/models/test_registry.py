@@ -217,8 +217,8 @@ def test_names_take_options():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'mace'.*emt, harmonic, lennard-jones, lj, morse"):
-        as_model("mace")
+    with pytest.raises(ValueError, match=r"'maze'.*emt, harmonic, lennard-jones, lj, mace, morse"):
+        as_model("maze")
 
 
 # -------------------------------------------------------------------------------- other packages
@@ -310,13 +310,22 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
         registry._brought.cache_clear()
 
 
-def test_a_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "chgnet", None)
-    monkeypatch.delitem(sys.modules, "nvdyn_ase.models.chgnet", raising=False)
-    monkeypatch.delattr(models, "chgnet", raising=False)
-    names = {"__module__": "chgnet.model.dynamics", "__qualname__": "CHGNetCalculator"}
-    for thing in ("chgnet", type("CHGNetCalculator", (Dispersion,), names)()):
-        with pytest.raises(ImportError, match=r"chgnet is not installed.*'nvdyn_ase\[chgnet\]'"):
+@pytest.mark.parametrize(
+    ("package", "calculator"),
+    [
+        ("chgnet", "chgnet.model.dynamics.CHGNetCalculator"),
+        ("mace", "mace.calculators.mace.MACECalculator"),
+    ],
+)
+def test_a_missing_package_names_the_extra(package, calculator, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"nvdyn_ase.models.{package}", raising=False)
+    monkeypatch.delattr(models, package, raising=False)
+    module, _, name = calculator.rpartition(".")
+    kind = type(name, (Dispersion,), {"__module__": module, "__qualname__": name})
+    expected = rf"{package} is not installed.*'nvdyn_ase\[{package}\]'"
+    for thing in (package, kind()):
+        with pytest.raises(ImportError, match=expected):
             as_model(thing)
 
 
@@ -343,7 +352,8 @@ def test_built_in_models_do_not_import_ase_calculators():
         "import sys\n"
         "from nvdyn_ase.models import as_model\n"
         "as_model('lj'), as_model('morse'), as_model('emt')\n"
-        "print([name for name in sys.modules if name.startswith(('ase.calculators.', 'chgnet'))])\n"
+        "unwanted = 'ase.calculators.', 'chgnet', 'mace'\n"
+        "print([name for name in sys.modules if name.startswith(unwanted)])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
