@@ -6,8 +6,8 @@
 Writes small alloys, slabs and molecules to an extended xyz file, relaxes them with EMT by
 ``nvdyn-ase relax`` into an ``ase.db``, in a process of its own for each count, and prints for each
 the largest memory of the process, the time for one structure, and how much of it is not the model
-or the neighbour list: reading, converting, the engine, writing. A sample is also relaxed with ASE's FIRE,
-one after the other. Times are of the processor, all threads together, after a first small run
+or the neighbour list: reading, converting, the engine, writing. A sample is also relaxed with
+ASE's FIRE, one after the other. Times are of the processor, all threads together, after a first small run
 that compiles; so a machine that others use too tells nearly the same.
 """
 

@@ -333,6 +333,19 @@ class Batch(Sizes):
         """Return the function of a field that nobody has read since it was deferred, else None."""
         return self._deferred.get(canonical(key))
 
+    def unread(self) -> list[str]:
+        """Return the names of the fields that nobody has read since they were deferred."""
+        return list(self._deferred)
+
+    def changed_since(self, held: Mapping[str, tuple[Tensor, int]]) -> list[str]:
+        """Return the other fields that are not the tensors in ``held``, at the versions there."""
+        none = (None, 0)
+        return [
+            key
+            for key, tensor in self._fields.items()
+            if held.get(key, none)[0] is not tensor or held[key][1] != tensor._version
+        ]
+
     def set_edges(
         self,
         fields: Mapping[str, Tensor | Callable[[], Tensor]],

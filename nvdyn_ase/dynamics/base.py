@@ -513,3 +513,12 @@ class BaseDynamics(InflightBatching, WhoMoves):
             self._stream_context.__exit__(*exception)
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
             self.stream = None
+
+
+def __getattr__(name: str) -> Any:
+    """Let the other public names of ``nvdyn_ase.dynamics`` be found here too."""
+    from nvdyn_ase import dynamics
+
+    if name in getattr(dynamics, "__all__", ()):
+        return getattr(dynamics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

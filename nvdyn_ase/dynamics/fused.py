@@ -110,7 +110,9 @@ class FusedStage(HooksOfStages, BaseDynamics):
         """Say what the stages are."""
         return f"FusedStage({' + '.join(repr(engine) for _, engine in self.sub_stages)})"
 
-    __call__ = BaseDynamics.step
+    def __call__(self, batch: Batch) -> tuple[Batch, Int[Tensor, " n"] | None]:
+        """Do one step; see :meth:`step`."""
+        return self.step(batch)
 
     @property
     def step_count(self) -> int:
@@ -305,7 +307,8 @@ class FusedStage(HooksOfStages, BaseDynamics):
         """Do ``post_update`` of every stage with its systems."""
         for stage in self.parts.occupied:
             stage.engine.move_with_forces(stage.part)
-        self.parts.publish()
+        if self._anyone_at(HookStageEnum.AFTER_POST_UPDATE):
+            self.parts.publish()  # otherwise when the step has been counted
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
@@ -347,9 +350,7 @@ class FusedStage(HooksOfStages, BaseDynamics):
     def prime(self, batch: Batch) -> None:
         """Make forces current if they are needed and are not."""
         super().prime(batch)
-        for stage in self.parts.occupied:
-            stage.look_again()
-        self.parts.publish()
+        self.parts.look_again()
 
     def is_arranged(self, batch: Batch) -> bool:
         """Say that nothing was looked up of constraints but by the stages."""
@@ -359,11 +360,6 @@ class FusedStage(HooksOfStages, BaseDynamics):
         """Leave it to the stages to say what the largest force is."""
         self._fmax_source = batch["forces"]
         self.parts.absorb()
-
-    def largest_force(self, batch: Batch) -> Float[Tensor, "B 1"]:
-        """Return the largest norm among the forces that the engine of each system sees."""
-        self.parts.publish()
-        return batch["fmax"]
 
     def within_step(self, batch: Batch) -> Bool[Tensor, "B 1"] | None:
         """Return the systems that need another forward pass to end their step; None for nobody."""

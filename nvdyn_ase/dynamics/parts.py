@@ -11,7 +11,7 @@ from nvdyn_ase.data.joining import ragged_rows, take
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
-from nvdyn_ase.dynamics.stage import ITS_OWN, Stage, is_same
+from nvdyn_ase.dynamics.stage import ITS_OWN, Stage
 
 
 class Parts:
@@ -87,11 +87,11 @@ class Parts:
 
     def _agree(self) -> None:
         """Note that the whole and its parts say the same."""
-        whole, keys = self.whole, self.whole.keys()
-        settled = [key for key in keys if whole.deferred(key) is None]
-        self._given = {key: (whole[key], whole[key]._version) for key in settled}
-        for stage in self.occupied:
-            for key in settled:
+        whole = self.whole
+        self._given = {}
+        for key in whole.changed_since({}):
+            self._given[key] = whole[key], whole[key]._version
+            for stage in self.occupied:
                 if key in stage.part and key not in ITS_OWN and stage.part.deferred(key) is None:
                     stage.told(key)
 
@@ -201,8 +201,7 @@ class Parts:
     def assemble(self) -> None:
         """Have the whole say now, in every field, what the parts say."""
         self.publish()
-        keys = self.whole.keys()
-        for key in keys:
+        for key in self.whole.unread():
             if isinstance(self.whole.deferred(key), _Assembly):
                 self.whole[key]
 
@@ -210,20 +209,23 @@ class Parts:
 
     def absorb(self) -> None:
         """Have the parts say what others have written into the whole."""
-        whole, keys = self.whole, self.whole.keys()
-        for key in keys:
-            if whole.deferred(key) is not None or whole.level(key) not in self._order:
+        whole = self.whole
+        for key in whole.changed_since(self._given):
+            if whole.level(key) not in self._order:
                 continue
-            tensor, given = whole[key], self._given.get(key)
-            if given is not None and is_same(tensor, given):
-                continue
-            self._given[key] = tensor, tensor._version
+            self._given[key] = whole[key], whole[key]._version
             if key == "status":
                 self._freeze_who_is_elsewhere()
                 continue
             for stage in self.occupied:
                 if stage.takes(key):
                     stage.take(whole, key)
+
+    def look_again(self) -> None:
+        """Take up what was changed of constraints, filters and forces."""
+        changed = [stage.look_again() for stage in self.occupied]
+        if any(changed):
+            self.publish()
 
     def take_everything(self) -> None:
         """Have the parts say what the whole says."""

@@ -240,12 +240,7 @@ class Stage:
 
     def changed(self) -> list[str]:
         """Return the fields of the part that are no longer what the whole was told."""
-        part, changed = self.part, []
-        keys = part.keys()
-        for key in keys:
-            held = self._known.get(key)
-            if part.deferred(key) is not None or held is None or not is_same(part[key], held):
-                changed.append(key)
+        changed = self.part.changed_since(self._known) + self.part.unread()
         return [key for key in changed if key not in ITS_OWN]
 
     def told(self, key: str) -> Tensor:
@@ -287,15 +282,20 @@ class Stage:
         if self._await_forces is not None:
             part["fmax"] = torch.where(self._await_forces, float("inf"), part["fmax"])
 
-    def look_again(self) -> None:
-        """Take up what others have changed of constraints and filters, as far as is known here."""
+    def look_again(self) -> bool:
+        """Let ``fmax`` follow from constraints, filters and forces as they are now; say if it has.
+
+        That is as far as the host can tell.
+        """
         engine, part = self.engine, self.part
         if "forces" not in engine.__needs_keys__ or "forces" not in part:
-            return
+            return False
         if not engine.is_arranged(part):
             engine.forget_constraints()
-        if engine._fmax_source is not part["forces"]:
-            self._forces_are_new()
+        if engine._fmax_source is part["forces"]:
+            return False
+        self._forces_are_new()
+        return True
 
     def count_steps(self) -> None:
         """Count a step of those that have ended one."""
@@ -356,8 +356,3 @@ class Stage:
 
 # What means something else in the whole than in a part.
 ITS_OWN = frozenset({"status", "outcome"})
-
-
-def is_same(tensor: Tensor, held: tuple[Tensor, int]) -> bool:
-    """Say whether this is the tensor that was noted with its version, unchanged."""
-    return tensor is held[0] and tensor._version == held[1]

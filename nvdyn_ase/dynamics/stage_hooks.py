@@ -56,8 +56,7 @@ class HooksOfStages(Hooked):
 
     def _take_up_changes(self) -> None:
         self.parts.absorb()
-        for stage in self.parts.occupied:
-            stage.look_again()
+        self.parts.look_again()
         self.parts.publish()
 
     def _anyone_waits_for(self, stage: "Stage") -> bool:

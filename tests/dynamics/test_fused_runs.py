@@ -19,6 +19,7 @@ from nvdyn_ase.dynamics import (
     ConvergenceHook,
     FreezeAtomsHook,
     FusedStage,
+    HookStageEnum,
     HostMemory,
     Langevin,
     MaxForceClampHook,
@@ -34,6 +35,7 @@ from nvdyn_ase.dynamics import (
 from nvdyn_ase.models import EMT
 from tests.dynamics.streams import by_identity, check_user_fields, identities, inputs
 from tests.dynamics.test_engine import ENGINES, IDS, Downhill, Recorder
+from tests.dynamics.test_inflight import constrained_structures
 from tests.systems import mixed, with_velocities
 from tests.wells import Well, atoms_at, wells
 
@@ -168,10 +170,7 @@ def test_cells_move_in_some_stages_and_some_systems():
     assert not torch.equal(together["cell"], batch()["cell"])
 
 
-@pytest.mark.parametrize("kind", ["fixed", "bonds", "user"])
-def test_constraints_hold_in_every_stage(kind):
-    from tests.dynamics.test_inflight import constrained_structures
-
+def test_constraints_hold_in_every_stage():
     def engines():
         model = EMT()
         return [
@@ -242,8 +241,6 @@ class Watch:
     """Notes what the stages know of each system whenever a step ends."""
 
     def __init__(self):
-        from nvdyn_ase.dynamics import HookStageEnum
-
         self.stage, self.frequency, self.seen = HookStageEnum.AFTER_STEP, 1, []
 
     def __call__(self, batch, dynamics):
@@ -579,7 +576,7 @@ def test_a_hook_may_move_systems_from_stage_to_stage(where):
     assert (batch["stage_steps"][:, 1] == 5).all()
 
 
-# ------------------------------------------------------------------------------ errors and oddities
+# -------------------------------------------------------------------------------- oddities
 
 
 def test_who_a_stage_cannot_move_leaves_alone():
@@ -626,8 +623,6 @@ def test_a_step_that_raises_is_undone(in_place, forward):
             sink.write(batch)
             forces = batch["forces"] if "forces" in batch else -batch["positions"]
             assert torch.equal(forces, -batch["positions"])
-
-    from nvdyn_ase.dynamics import HookStageEnum
 
     engine.register_hook(Compare(HookStageEnum.AFTER_STEP))
     model.before = raise_once

@@ -26,8 +26,8 @@ class LoggingHook:
         gets columns step, system_id, status, energy (eV) and fmax (eV/Å), one row per system;
         anything else a table with the number of systems that still move, the mean energy (eV) and
         the largest fmax (eV/Å). Both have a column of the conserved energy (eV), or its mean, for
-        engines that have one; it is not known of systems that have just left the batch, nor on a
-        stage of a fused run.
+        engines that have one; of systems that have just left the batch it is not known. There is
+        none on a stage of a fused run.
     frequency
         Written every so many steps; the last state is written in any case. It waits for the device.
     """
@@ -100,7 +100,7 @@ def _column(batch: Batch, key: str) -> np.ndarray:
 
 
 def _conserved(batch: Batch, dynamics: Any) -> np.ndarray | None:
-    if not hasattr(dynamics, "conserved_energy"):
+    if not hasattr(dynamics, "conserved_energy") or dynamics.whole is not None:
         return None
     if dynamics._batch is not batch:  # the state is not that of these systems
         return np.full(len(batch), np.nan)
