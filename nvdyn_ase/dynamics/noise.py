@@ -86,8 +86,10 @@ class Noise:
             ids = batch["system_id"].view(-1).cpu().numpy()
             keys = stream_keys(self._seeds(places), ids, self.purpose)
         else:
-            if self._hosted is None or places.total == len(batch):
+            if self._hosted is None or len(self._hosted) != len(generators):
                 self._hosted = [_Recorded(rng) for rng in generators]
+            for row in places.rows.tolist():
+                self._hosted[row] = _Recorded(generators[row])
             keys = places.rows
         key = torch.from_numpy(np.array(keys)).view(-1, 1).to(batch.device)
         return {KEY: key, POSITION: torch.zeros_like(key)}

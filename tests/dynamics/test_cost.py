@@ -37,6 +37,7 @@ from nvdyn_ase.dynamics import (
     NoseHooverChainNVT,
     NPTBerendsen,
     NVTBerendsen,
+    SizeAwareSampler,
     StochasticCellRescaling,
     filter_cells,
 )
@@ -232,6 +233,31 @@ def test_a_cell_that_moves_adds_a_few_operations(make, kind, budget):
     filter_cells(batch, kind)
     counts = operations(make(Still(batch)), batch)
     assert sum(counts.values()) - sum(plain.values()) <= budget, counts
+    assert not counts.keys() & SYNCHRONISING
+
+
+@pytest.mark.parametrize(
+    ("status", "budget"), [([0] * 4, 75), ([1] * 4, 50), ([0, 0, 1, 1], 125), ([1, 0, 1, 0], 125)]
+)
+def test_a_steady_step_of_stages_is_that_of_each_and_a_little_more(status, budget):
+    """Beside 56 operations of FIRE and 25 of Langevin's, a status is told and parts are joined."""
+    batch = wells(*[3.0] * 4, sizes=[3] * 4)
+    batch["status"] = torch.tensor(status)
+    model = Still(batch)
+    relax = FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9, strict=True))
+    counts = operations(relax + Langevin(model, 0.1, 300.0, 0.01, seed=0, n_steps=10**9), batch)
+    assert sum(counts.values()) <= budget, counts
+    assert not counts.keys() & SYNCHRONISING
+    assert not any(key.startswith("index.Tensor") for key in counts)
+
+
+def test_a_steady_step_of_systems_that_come_and_go_is_a_few_operations_more():
+    batch = wells(*[3.0] * 4, sizes=[3] * 4)
+    plain = operations(NVE(Still(batch), dt=0.1), batch)
+    batch = wells(*[3.0] * 4, sizes=[3] * 4)
+    sampler = SizeAwareSampler(wells(1.0).to_data_list())
+    counts = operations(NVE(Still(batch), dt=0.1, sampler=sampler), batch)
+    assert sum(counts.values()) - sum(plain.values()) <= 15, counts
     assert not counts.keys() & SYNCHRONISING
 
 

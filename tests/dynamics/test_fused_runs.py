@@ -225,6 +225,22 @@ def test_values_one_by_one_belong_to_the_users_batch_in_later_stages_too():
         assert_same(one, together[[number]])
 
 
+def test_generators_of_numpy_stay_with_their_systems():
+    def engines(seed):
+        model = Well()
+        first = FIRE(model, convergence_hook=ConvergenceHook.from_fmax(0.3))
+        rng = [np.random.default_rng(seed + i) for i in range(5)]
+        return [first, Langevin(model, 0.2, 300.0, 0.1, rng=rng, n_steps=4)]
+
+    distances = [0.01, 4.0, 0.5, 2.0, 0.7]
+    together, reference = wells(*distances), wells(*distances)
+    fused(engines(3)).run(together)
+    assert_same(together, one_after_the_other(engines(3), reference))
+    assert not torch.equal(
+        together["positions"], fused(engines(4)).run(wells(*distances))["positions"]
+    )
+
+
 def test_user_fields_come_along():
     systems = inputs([0.01, 4.0, 0.5, 2.0, 0.7, 3.0])
     batch = Batch.from_data_list(systems)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nvdyn_ase.atoms import batch_from_atoms
+from nvdyn_ase.atoms import batch_from_atoms, from_atoms
 from nvdyn_ase.dynamics import (
     FIRE,
     MTKNPT,
@@ -15,6 +15,7 @@ from nvdyn_ase.dynamics import (
     EnergyDriftMonitorHook,
     FreezeAtomsHook,
     GPUBuffer,
+    HostMemory,
     IsotropicMTKNPT,
     Langevin,
     MaxForceClampHook,
@@ -22,6 +23,7 @@ from nvdyn_ase.dynamics import (
     NoseHooverChainNVT,
     ProfilerHook,
     Ramp,
+    SizeAwareSampler,
     WrapPeriodicHook,
 )
 from nvdyn_ase.models import EMT, LennardJones
@@ -81,6 +83,43 @@ ENGINES = {
         ],
     ),
 }
+
+
+def test_stages_and_systems_that_come_and_go_do_what_they_do_on_the_cpu():
+    def run(device):
+        model = EMT().to(device)
+        relax = FIRE(model, convergence_hook=ConvergenceHook.from_fmax(0.05))
+        heat = Langevin(model, 0.2, 300.0, 0.01, seed=1, n_steps=20)
+        engine = relax + heat + FIRE(model, convergence_hook=ConvergenceHook.from_fmax(0.05))
+        systems = [from_atoms(atoms) for atoms in mixed(21)]
+        engine.sampler = SizeAwareSampler(systems, max_batch_size=6)
+        engine.sinks = [HostMemory(99)]
+        assert engine.run() is None
+        found = engine.sinks[0].read()
+        return found[torch.argsort(found["system_id"].view(-1))]
+
+    here, there = run("cpu"), run("cuda")
+    for key in ("positions", "energy", "forces"):
+        torch.testing.assert_close(there[key], here[key], rtol=1e-7, atol=1e-7)
+    for key in ("outcome", "stage_steps"):
+        assert torch.equal(there[key], here[key])
+
+
+def test_the_host_does_not_wait_in_a_steady_run_of_stages():
+    batch = wells(*[3.0] * 8).to("cuda")
+    batch["status"] = torch.tensor([0, 1] * 4, device="cuda")
+    model = Still(batch)
+    relax = FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-9))
+    engine = relax + Langevin(model, 0.1, 300.0, 0.01, seed=0, n_steps=10**9)
+    engine.run(batch, n_steps=5)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            engine.advance(batch)
+            engine.graduate(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", ENGINES)
