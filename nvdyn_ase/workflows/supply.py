@@ -71,6 +71,7 @@ class AtomsSupply:
         self.saved: Mapping[str, Batch] = {}
         self._held: deque[Numbered] = deque()
         self._places: dict[int, int] = {}
+        self._filled = 0
         self._next: Numbered | None = None
         self._ended = False
 
@@ -143,8 +144,8 @@ class AtomsSupply:
         return self._batch(taken) or self.request_batch(filled)
 
     def share(self, batch: Batch) -> float:
-        """Return how much of a batch these systems fill."""
-        return sum(self.capacity.share(self.moving[index]) for index in ids(batch))
+        """Return how much of a batch is filled by those that have not been taken back."""
+        return self._filled
 
     def reject(self, batch: Batch, row: int, reason: str) -> None:
         """Take back a system that the engine cannot move."""
@@ -157,6 +158,7 @@ class AtomsSupply:
         """Return a structure that has been moved, and let it go."""
         atoms = self.moving.pop(index)
         del self._places[id(atoms)]
+        self._filled -= self.capacity.share(atoms)
         return atoms
 
     def _batch(self, taken: Sequence[Numbered]) -> Batch | None:
@@ -182,6 +184,7 @@ class AtomsSupply:
         for index, atoms in usable:
             self.moving[index] = atoms
             self._places[id(atoms)] = index
+            self._filled += self.capacity.share(atoms)
 
     def _converted(self, usable: Sequence[Numbered]) -> Batch:
         systems = [atoms for _, atoms in usable]
