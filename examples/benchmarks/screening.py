@@ -6,8 +6,8 @@
 Writes small alloys, slabs and molecules to an extended xyz file, relaxes them with EMT by
 ``nvdyn-ase relax`` into an ``ase.db``, in a process of its own for each count, and prints for each
 the largest memory of the process, the time for one structure, and how much of it is not the model
-or the neighbour list: reading, converting, the engine, writing. A sample is also relaxed with
-ASE's FIRE, one after the other. Times are of the processor, all threads together, after a first small run
+or the neighbour list: reading, converting, the engine, writing. A sample is also relaxed with ASE's
+FIRE, one after the other. Times are of the processor, all threads together, after a first small run
 that compiles; so a machine that others use too tells nearly the same.
 """
 
@@ -108,14 +108,14 @@ def measure(count: int, folder: Path) -> dict[str, float]:
 def relax_file(source: str, output: str) -> dict[str, float]:
     """Relax a file by the command line; return how long it took, s, and parts of it."""
     from nvdyn_ase.cli import main as command
-    from nvdyn_ase.models.emt import EMT
+    from nvdyn_ase.models import emt
     from nvdyn_ase.neighbors import NeighborList
     from nvdyn_ase.workflows import relax
 
     list(relax([structure(index, 1) for index in range(8)], "emt", progress=False))
     spent = {"neighbors": 0.0, "model": 0.0}
     NeighborList.update = timed(NeighborList.update, spent, "neighbors")
-    EMT.forward = timed(EMT.forward, spent, "model")
+    emt.EMT.forward = timed(emt.EMT.forward, spent, "model")
     line = ["relax", source, "-o", output, "--model", "emt", "--quiet"]
     begin, wall = time.process_time(), time.perf_counter()
     status = command([*line, "--fmax", str(FMAX), "--steps", str(STEPS)])
