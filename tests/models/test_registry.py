@@ -318,6 +318,8 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
     ],
 )
 def test_a_missing_package_names_the_extra(package, calculator, monkeypatch):
+    for loaded in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"nvdyn_ase.models.{package}", raising=False)
     monkeypatch.delattr(models, package, raising=False)
