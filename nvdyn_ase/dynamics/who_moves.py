@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nvdyn_ase.data import FIELDS, Batch
+from nvdyn_ase.dynamics.cell_filters import collapsed
 from nvdyn_ase.dynamics.convergence import ConvergenceHook
 from nvdyn_ase.dynamics.counts import count
 from nvdyn_ase.dynamics.forward import ForwardPass
@@ -192,6 +193,9 @@ class WhoMoves(Hooked, ForwardPass):
         arriving = self.arriving(batch)
         if step is not None:
             mask = mask if arriving is None else mask & ~arriving
+            if "cell_filter" in batch:
+                lost = collapsed(batch) & mask
+                batch["cell_lost"] = lost | batch["cell_lost"] if "cell_lost" in batch else lost
             step.put_back(batch, mask, self._mutable_fields)
 
     def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome = Outcome.ERROR) -> None:
