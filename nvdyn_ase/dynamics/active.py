@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 # A frozen system is carried along until this share of the atoms is frozen. Taking systems out costs
 # about as much as a step, so that doing it at each convergence would not pay for large batches.
 _RELEASE = 0.2
-# The same where others take their place.
-_REFILL = 0.1
 
 
 class ActiveSystems:
@@ -60,7 +58,7 @@ class ActiveSystems:
         -------
         Rows of those that stay, (n,), if the batch is another one now.
         """
-        if not is_worth_a_new_batch(self.batch, frozen, _RELEASE):
+        if not self._are_enough(frozen):
             return None
         self.engine.explain(self.batch)
         leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
@@ -74,6 +72,10 @@ class ActiveSystems:
             self.engine.steps_on_coming = since.index_select(0, rows)
         self.batch, self.rows = go_on_with(self.engine, self.batch, staying), self.rows[staying]
         return staying
+
+    def _are_enough(self, frozen: np.ndarray) -> bool:
+        sizes = np.asarray(self.batch.num_nodes_list)
+        return bool(frozen.any() and sizes[frozen].sum() >= _RELEASE * sizes.sum())
 
     def gather(self) -> Batch:
         """Bring the user's batch up to date, in its order; the run may go on afterwards."""
@@ -131,7 +133,10 @@ class InflightSystems(ActiveSystems):
         return bool(frozen.all()) and not (frozen.any() and self.engine.may_write)
 
     def release(self, frozen: np.ndarray) -> np.ndarray | None:
-        """Let others take the place of frozen systems if there are enough of them.
+        """Let others take the place of frozen systems.
+
+        That is done at once, so that nobody is evaluated who is done; with a model that costs less
+        than it does, ``refill_frequency`` makes it rarer.
 
         Parameters
         ----------
@@ -144,13 +149,11 @@ class InflightSystems(ActiveSystems):
         """
         engine, before = self.engine, self.batch
         due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
-        # Whom the model has failed on would be asked about again in each step.
-        urgent = engine.splitting is not None and engine.splitting.troubled
-        share = 0.0 if urgent else _REFILL
-        if not due or not engine.may_write or not is_worth_a_new_batch(before, frozen, share):
-            return None
         if engine.splitting is not None:
-            engine.splitting.troubled = False
+            # Whom the model has failed on would be asked about again in each step.
+            due, engine.splitting.troubled = due or engine.splitting.troubled, False
+        if not due or not engine.may_write or not frozen.any():
+            return None
         staying = self._exchange(frozen, refill=True)
         return None if self.batch is before else staying
 
@@ -170,12 +173,6 @@ class InflightSystems(ActiveSystems):
         if self.engine.may_write:
             self.engine.write_rejected()
         return self.batch
-
-
-def is_worth_a_new_batch(batch: Batch, frozen: np.ndarray, share: float) -> bool:
-    """Say whether at least this share of the atoms is frozen; ``frozen`` is (B,) bool."""
-    sizes = np.asarray(batch.num_nodes_list)
-    return bool(frozen.any() and sizes[frozen].sum() >= share * sizes.sum())
 
 
 def go_on_with(

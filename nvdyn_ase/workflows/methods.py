@@ -83,6 +83,10 @@ def motion(
     return make
 
 
+# To exchange structures costs about as much as a step of a cheap model.
+_REFILL_FREQUENCY = 4
+
+
 class Evaluation(BaseDynamics):
     """Moves nothing: a system is done when it has been evaluated."""
 
@@ -146,6 +150,7 @@ def with_outputs(engine: BaseDynamics) -> BaseDynamics:
     model = engine.model
     if model.model_card.supports_stress and not isinstance(model, CalculatorModel):
         engine.outputs = frozenset({"stress"})
+    engine.refill_frequency = _REFILL_FREQUENCY
     return engine
 
 

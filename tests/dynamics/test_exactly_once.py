@@ -255,3 +255,11 @@ def test_what_comes_with_marks_of_an_earlier_run_begins_anew():
     assert (done["fmax"] <= 0.001).all()
     assert (done["steps"] > 0).all()
     assert (done["outcome"] == Outcome.CONVERGED).all()
+
+
+def test_a_sampler_may_come_later():
+    engine = NVE(Well(), dt=0.1, n_steps=2)
+    assert engine.sinks == []
+    engine.sampler = SizeAwareSampler(inputs([1.0, 2.0]))
+    assert engine.run() is None
+    assert sorted(identities(engine.sinks[0].read())) == [0, 1]
