@@ -148,7 +148,7 @@ class InflightSystems(ActiveSystems):
         Rows of those that stay, (n,), if the batch is another one now.
         """
         engine, before = self.engine, self.batch
-        due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
+        due = engine.step_count % engine.refill_frequency == 0 or bool(frozen.all())
         if engine.splitting is not None:
             # Whom the model has failed on would be asked about again in each step.
             due, engine.splitting.troubled = due or engine.splitting.troubled, False
