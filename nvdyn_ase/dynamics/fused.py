@@ -434,21 +434,23 @@ class FusedStage(HooksOfStages, BaseDynamics):
 
     def retire(self, batch: Batch, mask: Bool[Tensor, " B"], outcome: Outcome) -> None:
         """Freeze the masked systems that still move, and record how they ended."""
+        super().retire(batch, mask, outcome)
+        if batch is self._batch:
+            for stage in self.parts.occupied:
+                stage.engine.retire(stage.part, stage.of(mask.view(-1)), outcome)
+            self.parts.note_status()
+
+    def put_back(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
+        """Put systems that still move where they were before the step; the parts do that."""
+        if batch is not self._batch or self.begun is None:
+            return
         current = batch.evaluated
         known = current is not None and current.holds(batch, current.model)
-        super().retire(batch, mask, outcome)
-        if batch is not self._batch:
-            return
         for stage in self.parts.occupied:
-            stage.engine.retire(stage.part, stage.of(mask.view(-1)), outcome)
-        self.parts.note_status()
-        if outcome.failed and self.begun is not None:  # the parts have put them back
-            self.parts.publish()
-            if known and current is not None:
-                batch.evaluated = Evaluated.now(batch, current.model, current.results)
-
-    def _put_back(self, batch: Batch, mask: Bool[Tensor, "B 1"]) -> None:
-        """Leave it to the parts to put systems where they were before the step."""
+            stage.engine.put_back(stage.part, stage.of(mask.view(-1)))
+        self.parts.publish()
+        if known and current is not None:
+            batch.evaluated = Evaluated.now(batch, current.model, current.results)
 
     def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome = Outcome.ERROR) -> None:
         """Retire the systems in these rows, each with the reason in its ``host``."""

@@ -346,9 +346,10 @@ def needs_volume(batch: Batch, name: str) -> None:
 
 def refuse_constraints(engine: BaseDynamics, batch: Batch) -> None:
     """Raise StructureError if a system that is to be moved has constraints."""
-    constrained, moving = engine.constraints(batch).constrained, engine.moving(batch)
+    constrained = engine.constraints(batch).constrained
     if constrained is None:
         return
+    moving = engine.moving(batch)
     found = constrained if moving is None else constrained & moving.node
     rows = batch.batch[found.view(-1)]
     if not len(rows):
