@@ -41,6 +41,7 @@ class ActiveSystems:
         self.batch = home
         self.rows = np.arange(len(home))
         self._left: list[tuple[np.ndarray, Batch, Batch]] = []
+        self._steps_on_coming = engine.steps_on_coming
 
     def are_over(self, frozen: np.ndarray) -> bool:
         """Say whether nobody is left and nobody comes; ``frozen`` is (B,) bool."""
@@ -114,6 +115,7 @@ class ActiveSystems:
         if self.batch is self.home:
             return
         self.engine.rejoin(self.home, self.whole_state(), self.rows)
+        self.engine.steps_on_coming = self._steps_on_coming
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
 
 

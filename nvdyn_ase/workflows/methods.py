@@ -126,7 +126,9 @@ def engine_of(
         Puts a filter on an Atoms.
     """
     stand_in = _stand_in(model)
-    item = stand_in if cell_filter is None else cell_filter(stand_in)
+    item = stand_in
+    if cell_filter is not None and model.model_card.supports_stress:  # others are told each
+        item = cell_filter(stand_in)
     if why_not(item) is not None:
         item = stand_in
     facade = method([item], model=model, logfile=None, **options)
