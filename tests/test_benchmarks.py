@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,18 @@ def test_the_benchmark_runs_on_this_engine_alone_and_names_what_is_missing():
     assert all(part in parts for part in ("neighbours", "model", "engine"))
     fire = [line.split() for line in lines if line.startswith("nvdyn_ase ")][-1]
     assert fire[-1] == "2"
+
+
+def test_the_benchmark_of_stages_and_streams_counts_what_it_computes():
+    small = ["--systems", "5", "--batch", "2", "--steps", "3", "--fmax", "0.2", "--repeats", "1"]
+    command = [sys.executable, FOLDER / "fused.py", *small]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stderr  # by what it takes in time
+    names = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    assert [name for name in ("FIRE", "Langevin", "FIRE + MD") if name in names] == names[2:5]
+    counts = re.search(r"(\d+) evaluations of .* computed, (\d+) needed", done.stdout)
+    computed, needed = counts.groups()
+    assert computed == needed
 
 
 def test_a_size_that_does_not_exist_is_refused():

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
-from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.frozen import ActiveMask, masked
 from nvdyn_ase.dynamics.hooked import Hooked
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
@@ -22,6 +21,7 @@ from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.run import Run
+from nvdyn_ase.dynamics.saving import Saving
 from nvdyn_ase.dynamics.sinks import DataSink
 from nvdyn_ase.dynamics.together import rows_behind
 from nvdyn_ase.dynamics.who_moves import WhoMoves
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
 
 
-class BaseDynamics(InflightBatching, WhoMoves):
+class BaseDynamics(InflightBatching, Saving, WhoMoves):
     """Moves every system of a batch, one forward pass of the model a step.
 
     A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
@@ -442,43 +442,6 @@ class BaseDynamics(InflightBatching, WhoMoves):
     def _ends(self, limit: int | None) -> bool:
         """Say whether a run of so many steps, or without a limit, ends at some time."""
         return limit is not None or self.convergence_hook is not None
-
-    # ---------------------------------------------------------------- checkpoints
-
-    def saved(self, batch: Batch) -> dict[str, Batch]:
-        """Return what a run goes on from, by name: the systems, and the state of the method.
-
-        Systems that wait for their first forces are left out. Each part has the ``system_id`` of
-        its systems.
-        """
-        rows = self._with_forces(batch)
-        state = self.state.index_select(rows)
-        state["system_id"] = batch["system_id"].view(-1, 1)[rows]
-        return {"batch": batch.index_select(rows), "state": state}
-
-    def _with_forces(self, batch: Batch) -> np.ndarray:
-        if self._arriving is None:
-            return np.arange(len(batch))
-        return np.flatnonzero(~self._arriving.view(-1).cpu().numpy())
-
-    def restore(self, batch: Batch, saved: Mapping[str, Batch]) -> None:
-        """Go on with systems as they were when they were saved.
-
-        Parameters
-        ----------
-        batch
-            The same systems in the same order, with the fields that were saved.
-        saved
-            What :meth:`saved` returned.
-        """
-        self._restore_state(batch, saved)
-        batch.evaluated = Evaluated.now(batch, self.model, {*RESULTS} & {*batch.keys()})
-        self.active_batch, self.steps_on_coming = batch, torch.zeros_like(batch["steps"])
-
-    def _restore_state(self, batch: Batch, saved: Mapping[str, Batch]) -> None:
-        state = saved["state"].to(batch.device)
-        del state["system_id"]
-        self.follow(batch, state, None)
 
     # ---------------------------------------------------------------- one after the other
 

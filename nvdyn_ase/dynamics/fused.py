@@ -1,7 +1,7 @@
 """Relax, then heat, then relax: engines one after the other, in one batch and one forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch, Level, StructureError
 from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.compiling import Compiling
 from nvdyn_ase.dynamics.counts import count
 from nvdyn_ase.dynamics.evaluated import Evaluated
 from nvdyn_ase.dynamics.frozen import ActiveMask
@@ -25,7 +26,7 @@ from nvdyn_ase.dynamics.stage_hooks import HooksOfStages
 _MIGRATE, _PATIENCE = 0.05, 8
 
 
-class FusedStage(HooksOfStages, BaseDynamics):
+class FusedStage(Compiling, HooksOfStages, BaseDynamics):
     """Several engines, each of which moves the systems that the one before it is done with.
 
     All systems share the forward pass of a step; each is moved by the engine of the stage that its
@@ -89,10 +90,10 @@ class FusedStage(HooksOfStages, BaseDynamics):
             raise ValueError("a fused run has no criterion but those of its stages")
         self.stages = self.parts.stages
         engines = [stage.engine for stage in self.stages]
-        self.compile_step, self.compile_kwargs = compile_step, dict(compile_kwargs or {})
+        Compiling.__init__(self, compile_step, compile_kwargs)
         self.init_fn, self.convergence_check_frequency = init_fn, 1
         base.setdefault("device_type", engines[0].device_type)
-        super().__init__(engines[0].model, exit_status=exit_status, **base)
+        BaseDynamics.__init__(self, engines[0].model, exit_status=exit_status, **base)
         vars(self).update(
             __needs_keys__=frozenset().union(*(own.__needs_keys__ for own in engines)),
             __provides_keys__=frozenset().union(*(own.__provides_keys__ for own in engines)),
@@ -102,7 +103,6 @@ class FusedStage(HooksOfStages, BaseDynamics):
         self.outputs = frozenset().union(*(own.outputs for own in engines))
         self._home = Places(np.empty(0, np.int64), 0)
         self._begins, self._hurried, self._waited = True, False, 0
-        self._is_compiled = False
         for stage in self.stages[:-1]:
             stage.migrate_by_default()
 
@@ -511,35 +511,6 @@ class FusedStage(HooksOfStages, BaseDynamics):
         """Say whether every system is done; it waits for the device."""
         limit = self.exit_status if exit_status is None else exit_status
         return bool((batch["status"] >= limit).all())
-
-    # ---------------------------------------------------------------- compiling
-
-    def compile(self, **kwargs: Any) -> Self:
-        """Have ``torch.compile`` make the moves of every stage into few kernels; return self.
-
-        Parameters
-        ----------
-        **kwargs
-            For ``torch.compile``, over those of ``compile_kwargs``.
-        """
-        self.compile_kwargs |= kwargs
-        self.compile_step, self._is_compiled = True, True
-        for stage in self.stages:
-            stage.compile({"dynamic": True, **self.compile_kwargs})
-        return self
-
-    def __enter__(self) -> Self:
-        """Use a stream of its own on CUDA, shared by the stages; compile if that is wanted."""
-        super().__enter__()
-        for stage in self.stages:
-            stage.engine.stream = self.stream
-        return self.compile() if self.compile_step and not self._is_compiled else self
-
-    def __exit__(self, *exception: object) -> None:
-        """Leave the stream."""
-        super().__exit__(*exception)
-        for stage in self.stages:
-            stage.engine.stream = None
 
 
 def _host(status: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
-from nvdyn_ase.dynamics.together import forget_pairs, put_together
+from nvdyn_ase.dynamics.together import forget_pairs, name_unknown, put_together
 
 _UNLIMITED = 2**62
 
@@ -402,6 +402,7 @@ class InflightBatching:
         engine.explain(batch)
         leaving, staying = np.flatnonzero(frozen), np.arange(len(batch))
         left = forget_pairs(engine, batch.index_select(leaving))
+        name_unknown(left, self.input_fields)
         if refill:
             engine.show_last(left, end=False)
         joining, written = None, 0

@@ -37,22 +37,17 @@ class HooksOfStages(Hooked):
         return any(engine.hooks[moment] for engine in engines for moment in stages)
 
     def _fire(self, stage: HookStageEnum, batch: Batch) -> None:
-        for engine in (self, *(own.engine for own in self.stages)):
-            engine._registry.stepped |= stage is HookStageEnum.AFTER_STEP
         self._fire_whole(stage, batch)
         for own in self.stages:
             self._fire_stage(own, stage, batch)
 
     def _fire_whole(self, moment: HookStageEnum, batch: Batch) -> None:
-        if self.hooks[moment]:
-            self._registry.fire(moment, batch, cast("BaseDynamics", self))
-            self._take_up_changes()
+        engine = cast("BaseDynamics", self)
+        self._registry.fire(moment, batch, engine, after_each=self._take_up_changes)
 
     def _fire_stage(self, own: "Stage", moment: HookStageEnum, batch: Batch) -> None:
-        if own.engine.hooks[moment]:
-            part = (own.part,) if len(own) else ()
-            own.engine._registry.fire(moment, batch, own.engine, part)
-            self._take_up_changes()
+        part, engine = (own.part,) if len(own) else (), own.engine
+        engine._registry.fire(moment, batch, engine, part, self._take_up_changes)
 
     def _take_up_changes(self) -> None:
         self.parts.absorb()

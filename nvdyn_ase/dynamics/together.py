@@ -43,6 +43,26 @@ def put_together(parts: Sequence[Batch], order: np.ndarray) -> Batch:
     return whole.index_select(order)
 
 
+def name_unknown(batch: Batch, brought: Collection[str]) -> None:
+    """Give fields that a run has made a default, for systems that had left before it made them.
+
+    Parameters
+    ----------
+    batch
+        The systems.
+    brought
+        Fields that they came with: nobody else can say what these are for another system.
+    """
+    keys = batch.keys()
+    for key in keys:
+        if key not in FIELDS and key not in brought:
+            batch.defaults.setdefault(key, _unknown(batch[key]))
+
+
+def _unknown(like: torch.Tensor) -> float | int:
+    return float("nan") if like.is_floating_point() else 0
+
+
 def _complete(part: Batch, other: Batch, needed: Collection[str] = ()) -> None:
     """Fill what was added after these systems had left: NaN, or zero where there is no NaN.
 
@@ -54,8 +74,7 @@ def _complete(part: Batch, other: Batch, needed: Collection[str] = ()) -> None:
             continue
         level, like = other.level(key), other[key]
         rows = part.num_rows(level)
-        unknown = float("nan") if like.is_floating_point() else 0
-        part.add_key(key, like.new_full((rows, *like.shape[1:]), unknown), level)
+        part.add_key(key, like.new_full((rows, *like.shape[1:]), _unknown(like)), level)
 
 
 def forget_pairs(engine: "BaseDynamics", batch: Batch) -> Batch:

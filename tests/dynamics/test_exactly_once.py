@@ -10,6 +10,7 @@ from nvdyn_ase.dynamics import (
     NVE,
     BFGSLineSearch,
     ConvergenceHook,
+    HookStageEnum,
     HostMemory,
     Langevin,
     NaNDetectorHook,
@@ -17,6 +18,7 @@ from nvdyn_ase.dynamics import (
     SinkError,
     SizeAwareSampler,
 )
+from nvdyn_ase.models.base import ModelOutputs
 from tests.dynamics.streams import Moody, check_user_fields, identities, inputs
 from tests.wells import Well
 
@@ -263,3 +265,27 @@ def test_a_sampler_may_come_later():
     engine.sampler = SizeAwareSampler(inputs([1.0, 2.0]))
     assert engine.run() is None
     assert sorted(identities(engine.sinks[0].read())) == [0, 1]
+
+
+def test_what_a_run_has_made_is_unknown_of_who_had_left_before_or_never_came():
+    class Charged(Well):
+        def forward(self, batch):
+            outputs = super().forward(batch)
+            return ModelOutputs({**outputs, "charge": 2.0 * outputs["energy"]}, outputs.failures)
+
+    class Late:
+        stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+        def __call__(self, batch, dynamics):
+            if dynamics.step_count >= 3:
+                batch["late"] = torch.ones(len(batch), 1, dtype=torch.int64)
+
+    engine = relaxation(inputs([0.001, 2.0, 0.001, 3.0], [2, 3, 9, 2]), max_atoms=6)
+    engine.model, engine.sinks = Charged(), [HostMemory(9)]
+    engine.register_hook(Late())
+    assert engine.run() is None
+    done = engine.sinks[0].read()
+    rows = {number: row for row, number in enumerate(identities(done))}
+    assert done["charge"][rows[2]].isnan() and not done["charge"][rows[0]].isnan()
+    assert done["late"].view(-1)[[rows[i] for i in range(4)]].tolist() == [0, 1, 0, 1]
+    check_user_fields(done)

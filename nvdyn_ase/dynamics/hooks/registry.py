@@ -1,6 +1,6 @@
 """The hooks of one engine: by stage, entered and left around a run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class HookRegistry:
         batch: Batch,
         dynamics: "BaseDynamics",
         parts: "tuple[Batch, ...] | None" = None,
+        after_each: Callable[[], None] | None = None,
     ) -> None:
         """Call the hooks of a stage that are due; a hook may register and remove others.
 
@@ -76,6 +77,8 @@ class HookRegistry:
         parts
             Where the engine is one of several that share the batch, the systems of its own, or
             nothing if there are none: a hook that is ``of_one_engine`` is shown these.
+        after_each
+            Called after every hook.
         """
         self.stepped |= stage is HookStageEnum.AFTER_STEP
         hooks = self.by_stage[stage]
@@ -89,6 +92,8 @@ class HookRegistry:
                 alone = parts is not None and getattr(hook, "of_one_engine", False)
                 for shown in parts if alone and parts is not None else (batch,):
                     hook(shown, dynamics)
+                    if after_each is not None:
+                        after_each()
         finally:
             self.current = None
 
