@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         The words after the command; those of the process by default.
     """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parsed(argv)
     except SystemExit as leave:  # argparse has said why
         return int(leave.code or 0)
     try:
@@ -81,12 +81,20 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.output is None and not arguments.dry_run:
+        parser.error("-o/--output is required, except with --dry-run")
+    return arguments
+
+
 def _run(arguments: argparse.Namespace) -> int:
     # Torch takes seconds to import, for which help and typing errors should not wait.
     from nvdyn_ase import commands
 
     try:
-        return commands.run_files(arguments)
+        return (commands.plan_files if arguments.dry_run else commands.run_files)(arguments)
     except commands.FOR_THE_USER as error:
         print(f"nvdyn-ase: error: {error}", file=sys.stderr)
         return 2
@@ -139,9 +147,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "-o",
         "--output",
-        required=True,
         metavar="NAME",
         help="anything that ase.io writes; with {index} in it, one file for each structure",
+    )
+    files.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read the input, time a sample, say what a run would take, and write nothing",
     )
     files.add_argument("--input-format", metavar="FORMAT", help="if the name does not tell")
     files.add_argument("--output-format", metavar="FORMAT", help="if the name does not tell")

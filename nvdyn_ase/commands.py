@@ -13,6 +13,7 @@ from nvdyn_ase.dynamics.checkpoint import CheckpointError
 from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.output import OutputError, ResultFile, result_file
+from nvdyn_ase.planning import plan, table
 from nvdyn_ase.progress import Bar, Summary
 from nvdyn_ase.provenance import provenance
 from nvdyn_ase.reading import Unreadable, structures
@@ -50,6 +51,19 @@ def run_files(arguments: argparse.Namespace) -> int:
     return run.do()
 
 
+def plan_files(arguments: argparse.Namespace) -> int:
+    """Say what doing a job with the structures in files would take; return the exit status."""
+    job, model = job_of(arguments), _model(arguments)
+    _check(arguments, job, model)
+    given = Input(arguments, job)
+    capacity = Capacity(arguments.batch_size, model, arguments.max_atoms)
+    found = plan(given.read(), model, capacity)
+    if not found.structures:
+        raise CommandError(given.why_nothing())
+    print(table(found, given.problems, job.n_steps, model.device))
+    return 0 if found.usable == found.structures and not given.problems else 1
+
+
 class _FileRun:
     """The structures of files on their way through a job, into a file."""
 
@@ -64,7 +78,7 @@ class _FileRun:
         self.arguments, self.job, self.model, self.output = arguments, job, model, output
         self.source = source
         self.input = Input(arguments, job)
-        self.summary = Summary()
+        self.summary = Summary(by_steps=job.needed == "budget")
         self.checkpoints = Checkpoints(
             output.path.with_name(f"{output.path.name}.checkpoint.npz"),
             every=arguments.checkpoint_every,

@@ -12,7 +12,7 @@ from ase.units import fs
 
 import nvdyn_ase.filters
 import nvdyn_ase.md
-from nvdyn_ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from nvdyn_ase.md.velocitydistribution import thermalize_momenta
 from nvdyn_ase.workflows.arguments import at_least, cell_filter_function, integrator_class
 from nvdyn_ase.workflows.methods import MakeEngine, evaluation, motion, relaxation
 
@@ -143,7 +143,7 @@ def _set_moving(temperature: float, seed: int, index: int, atoms: ase.Atoms) -> 
     """Give an Atoms that is at rest velocities of a temperature; the same in each run."""
     if not atoms.get_momenta().any():
         rng = np.random.default_rng((seed, index))
-        MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+        thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
 
 
 def _cell_filter(name: str | None, options: dict[str, Any]) -> Any:

@@ -91,11 +91,13 @@ class Summary:
     ----------
     failures_shown
         So many failures are remembered with their reason; the others are counted.
+    by_steps
+        It is dynamics: a structure ends when it has done its steps.
 
     Attributes
     ----------
     converged, not_converged, failed
-        Structures that ended so.
+        Structures that ended so; in dynamics those that did their steps have not converged.
     steps, most_steps, evaluations
         Of all together; of the slowest; of all together.
     failures
@@ -104,11 +106,11 @@ class Summary:
         Structures that an earlier run has done; they are not among the others.
     """
 
-    def __init__(self, failures_shown: int = 20) -> None:
+    def __init__(self, failures_shown: int = 20, by_steps: bool = False) -> None:
         self.converged = self.not_converged = self.failed = 0
         self.steps = self.most_steps = self.evaluations = self.before = 0
         self.failures: list[tuple[int, str, str]] = []
-        self._failures_shown = failures_shown
+        self._failures_shown, self._by_steps = failures_shown, by_steps
         self._start = time.perf_counter()
         self._seconds: float | None = None
 
@@ -156,10 +158,12 @@ class Summary:
         """Return the table."""
         total, seconds = self.total, self.seconds
         mean = self.steps / total if total else 0.0
+        ended = {"converged": self.converged, "not converged": self.not_converged}
+        if self._by_steps:
+            ended = {"steps done": self.converged + self.not_converged}
         lines = [
             f"structures       {total:8d}",
-            f"  converged      {self.converged:8d}",
-            f"  not converged  {self.not_converged:8d}",
+            *(f"  {name:15s}{count:8d}" for name, count in ended.items()),
             f"  failed         {self.failed:8d}",
             f"steps            {self.steps:8d}   mean {mean:.1f}, most {self.most_steps}",
             f"evaluations      {self.evaluations:8d}",

@@ -7,6 +7,8 @@ import os
 
 import jaxtyping
 import numba
+import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -20,3 +22,11 @@ jaxtyping.jaxtyped = tests.shapes.economical(jaxtyping.jaxtyped)
 # The import hook wraps functions innermost, where numba would have to compile the wrapper.
 numba.njit = tests.shapes.unwrapping(numba.njit)
 install_import_hook("nvdyn_ase", f"{tests.shapes.__name__}.{tests.shapes.checked.__name__}")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

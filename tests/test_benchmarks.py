@@ -11,8 +11,8 @@ from ase.calculators.lj import LennardJones
 FOLDER = Path(__file__).parents[1] / "examples" / "benchmarks"
 
 
-def run(*arguments):
-    command = [sys.executable, FOLDER / "argon.py", *arguments]
+def run(*arguments, script="argon.py"):
+    command = [sys.executable, FOLDER / script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -76,3 +76,16 @@ def test_the_sum_over_pairs_is_that_of_ase(monkeypatch):
         atoms.calc = LennardJones(sigma=argon.SIGMA, epsilon=argon.EPSILON, rc=argon.CUTOFF)
         expected = atoms.get_potential_energy() + pairs[row] * argon.ENERGY_AT_CUTOFF
         np.testing.assert_allclose(energy[row], expected, rtol=0, atol=1e-12)
+
+
+def test_the_screening_runs_and_tells_time_and_memory():
+    done = run("--counts", "12", "--sample", "2", script="screening.py")
+    assert done.returncode == 0, done.stderr
+    count, memory, each, neighbors, model, rest, ratio, _ = map(
+        float, done.stdout.splitlines()[-1].split()
+    )
+    assert count == 12
+    assert memory > 100
+    assert each > neighbors + model > 0
+    assert abs(each - neighbors - model - rest) < 0.01
+    assert ratio > 0

@@ -341,7 +341,15 @@ def test_interrupt_keeps_what_is_done(run, monkeypatch, ending):
     assert len(ase.io.read(f"out.partial.{ending}", ":")) == 4
 
 
-def test_interrupt_waits_for_what_is_being_written(run, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C act as usual; where the suite runs in the background it may be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_waits_for_what_is_being_written(run, monkeypatch, ctrl_c):
     write("in.traj", [bulk("Cu") for _ in range(3)])
     original = ase.io.write
 
@@ -350,7 +358,7 @@ def test_interrupt_waits_for_what_is_being_written(run, monkeypatch):
         original(*args, **options)
 
     monkeypatch.setattr(ase.io, "write", interrupted)
-    before = signal.getsignal(signal.SIGINT)
+    before = ctrl_c
     code, out, _ = run("relax in.traj -o out.extxyz --model emt --batch-size 1")
     assert code == 130
     assert "stopped: the first" in out

@@ -81,7 +81,9 @@ class Result:
         columns = {key: _column(batch, key) for key in keys}
         if energies is not None:
             columns["energy"] = energies
-        lost = collapsed(batch)
+        lost = np.zeros(len(batch), bool)
+        if "cell_filter" in batch:
+            lost = collapsed(batch).view(-1).cpu().numpy()
         notes = batch["blow_up"].cpu().tolist() if "blow_up" in batch else [None] * len(batch)
         stages = batch["stage_steps"].tolist() if "stage_steps" in batch else [()] * len(batch)
         results = []

@@ -26,6 +26,10 @@ _REMEMBERED = 1024
 # Asked of every calculator if they are wanted at all; others only of those that have them.
 _REQUIRED = ("energy", "forces")
 
+# What a calculator gives for each atom if it says so; EMT, for one, says that it has magnetic
+# moments, and has none.
+_PER_ATOM = ("energies", "stresses")
+
 
 @dataclass
 class _System:
@@ -70,7 +74,12 @@ class CalculatorModel(BaseModelMixin):
         self._told: tuple[list[Any], list[Any]] = ([], [])
         self._names: dict[str, None] = dict.fromkeys(["energy"])
         stress = all(implements(calculator, "stress") for calculator in self._callers.all())
-        self.model_card = ModelCard(supports_stress=stress)
+        extra = [
+            PROPERTIES[name].field
+            for name in _PER_ATOM
+            if all(implements(calculator, name) for calculator in self._callers.all())
+        ]
+        self.model_card = ModelCard(supports_stress=stress, extra_outputs=frozenset(extra))
 
     def __repr__(self) -> str:
         """List the classes of the calculators."""

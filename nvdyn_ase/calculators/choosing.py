@@ -18,6 +18,7 @@ from loguru import logger
 from nvdyn_ase.atoms.asking import implements
 from nvdyn_ase.atoms.proxy import unwrapped
 from nvdyn_ase.calculators.calculator_model import CalculatorModel
+from nvdyn_ase.calculators.nvdyn_calculator import NvdynCalculator
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.models.base import BaseModelMixin
 from nvdyn_ase.models.mixing import element_name
@@ -159,7 +160,7 @@ def interchangeable(a: Any, b: Any) -> bool:
     """Say whether two calculators give the same numbers for the same structure, for all we know.
 
     A calculator may hold anything, such as the weights of a network: of two objects it can be said
-    for a few of ASE's classes only.
+    for a few of ASE's classes, and if the models that they stand for say so.
     """
     if a is b:
         return True
@@ -167,12 +168,15 @@ def interchangeable(a: Any, b: Any) -> bool:
         return False
     if type(a) in _PARAMETRIC:
         return equal(dict(a.parameters), dict(b.parameters))
+    if type(a) is NvdynCalculator:
+        return a.model.gives_same_as(b.model)
     if isinstance(a, LinearCombinationCalculator) and type(a).__module__.startswith("ase."):
         parts = list(zip(a.mixer.calcs, b.mixer.calcs, strict=False))
         same_number = len(a.mixer.calcs) == len(b.mixer.calcs)
         same_weights = same_number and equal(a.mixer.weights, b.mixer.weights)
         return same_weights and all(interchangeable(one, other) for one, other in parts)
-    return False
+    one, other = batched_equal(a), batched_equal(b)
+    return one is not None and other is not None and one.gives_same_as(other)
 
 
 @cache

@@ -82,6 +82,7 @@ class AtomicData(BaseModel):
     hydrostatic_strain: Tensor | None = None
     constant_volume: Tensor | None = None
     scalar_pressure: Tensor | None = None
+    cell_lost: Tensor | None = None
     strain: Tensor | None = None
     energy: Tensor | None = None
     free_energy: Tensor | None = None

@@ -79,6 +79,7 @@ FIELDS = _table(
     Field("hydrostatic_strain", Level.SYSTEM, (1,), torch.bool, "1", False),
     Field("constant_volume", Level.SYSTEM, (1,), torch.bool, "1", False),
     Field("scalar_pressure", Level.SYSTEM, (1,), None, "eV/Å³", 0.0),
+    Field("cell_lost", Level.SYSTEM, (1,), torch.bool, "1", False),
     Field("strain", Level.SYSTEM, (6,), None, "1", 0.0),
     Field("energy", Level.SYSTEM, (1,), None, "eV", 0.0),
     Field("free_energy", Level.SYSTEM, (1,), None, "eV", 0.0),

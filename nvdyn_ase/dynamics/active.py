@@ -41,6 +41,7 @@ class ActiveSystems:
         self.batch = home
         self.rows = np.arange(len(home))
         self._left: list[tuple[np.ndarray, Batch, Batch]] = []
+        self._steps_on_coming = engine.steps_on_coming
 
     def are_over(self, frozen: np.ndarray) -> bool:
         """Say whether nobody is left and nobody comes; ``frozen`` is (B,) bool."""
@@ -114,6 +115,7 @@ class ActiveSystems:
         if self.batch is self.home:
             return
         self.engine.rejoin(self.home, self.whole_state(), self.rows)
+        self.engine.steps_on_coming = self._steps_on_coming
         self.batch, self.rows, self._left = self.home, np.arange(len(self.home)), []
 
 
@@ -148,13 +150,12 @@ class InflightSystems(ActiveSystems):
         Rows of those that stay, (n,), if the batch is another one now.
         """
         engine, before = self.engine, self.batch
-        due = engine.step_count % engine.refill_frequency == 0 or frozen.all()
-        # Whom the model has failed on would be asked about again in each step.
-        urgent = engine.splitting is not None and engine.splitting.troubled
-        if not (due or urgent) or not engine.may_write or not frozen.any():
-            return None
+        due = engine.step_count % engine.refill_frequency == 0 or bool(frozen.all())
         if engine.splitting is not None:
-            engine.splitting.troubled = False
+            # Whom the model has failed on would be asked about again in each step.
+            due, engine.splitting.troubled = due or engine.splitting.troubled, False
+        if not due or not engine.may_write or not frozen.any():
+            return None
         staying = self._exchange(frozen, refill=True)
         return None if self.batch is before else staying
 

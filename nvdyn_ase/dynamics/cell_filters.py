@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import FIELDS, Batch
+from nvdyn_ase.dynamics.matrices import determinant
 
 
 class CellFilter(IntEnum):
@@ -148,14 +149,11 @@ def put_rows(batch: Batch, key: str, rows: np.ndarray, value: Any) -> None:
     batch[key] = batch[key].index_copy(0, torch.from_numpy(rows).to(batch.device), new)
 
 
-def collapsed(batch: Batch) -> np.ndarray:
-    """Return which systems lost the cell that optimizers moved, (B,) bool, on the host."""
-    if "cell_filter" not in batch:
-        return np.zeros(len(batch), bool)
-    moving = batch["cell_filter"].view(-1).cpu().numpy() != CellFilter.NONE
-    now, orig = (np.linalg.det(batch[key].cpu().numpy()) for key in ("cell", "orig_cell"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return moving & ~(now / orig > COLLAPSED)
+def collapsed(batch: Batch) -> Bool[Tensor, "B 1"]:
+    """Return which systems lost the cell that optimizers move, now or when they failed."""
+    ratio = determinant(batch["cell"]) / determinant(batch["orig_cell"])
+    lost = (batch["cell_filter"] != int(CellFilter.NONE)) & ~(ratio.view(-1, 1) > COLLAPSED)
+    return lost | batch["cell_lost"] if "cell_lost" in batch else lost
 
 
 def full_mask(mask: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from nvdyn_ase.data import Batch, Level, StructureError
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.compiling import Compiling
 from nvdyn_ase.dynamics.counts import count
+from nvdyn_ase.dynamics.evaluated import Evaluated
 from nvdyn_ase.dynamics.frozen import ActiveMask
 from nvdyn_ase.dynamics.hooks.protocol import HookStageEnum
 from nvdyn_ase.dynamics.lifecycle import Rollback
@@ -439,6 +440,24 @@ class FusedStage(Compiling, HooksOfStages, BaseDynamics):
             for stage in self.parts.occupied:
                 stage.engine.retire(stage.part, stage.of(mask.view(-1)), outcome)
             self.parts.note_status()
+
+    def put_back(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
+        """Put systems that still move where they were before the step; the parts do that."""
+        if batch is not self._batch or self.begun is None:
+            return
+        current = batch.evaluated
+        known = current is not None and current.holds(batch, current.model)
+        for stage in self.parts.occupied:
+            stage.engine.put_back(stage.part, stage.of(mask.view(-1)))
+        self.parts.publish()
+        if known and current is not None:
+            batch.evaluated = Evaluated.now(batch, current.model, current.results)
+
+    def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome = Outcome.ERROR) -> None:
+        """Retire the systems in these rows, each with the reason in its ``host``."""
+        if batch is self._batch:
+            self.parts.absorb()  # what the model says of them must not come after they are put back
+        super().fail(batch, rows, outcome)
 
     def explain(self, batch: Batch) -> None:
         """Note in ``host`` why systems failed, where constraints or method know; it waits."""

@@ -85,8 +85,11 @@ class Rollback:
         known = current is not None and current.holds(batch, current.model)
         for key in dict.fromkeys([*fields, *RESULTS]):
             old = before["_fields"].get(key)
-            if old is not None and key in batch and batch[key].shape == old.shape:
-                batch[key] = staying.merge(batch, key, batch[key], old)
+            if old is None or key not in batch:
+                continue
+            new = batch[key]
+            if new is not old and new.shape == old.shape:
+                batch[key] = staying.merge(batch, key, new, old)
         if known:
             batch.evaluated = Evaluated.now(batch, current.model, current.results)
 

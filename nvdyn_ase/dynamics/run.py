@@ -41,6 +41,7 @@ class Run:
         self.engine = engine
         self.n_steps = n_steps
         self._done = 0
+        self._last_step: tuple[Tensor, Tensor] | None = None
         # Steps are counted for each system where systems come, or take several passes for a step.
         self._own_steps = n_steps is not None and (engine._tries or engine.inflight_mode)
         goes_on = engine.inflight_mode and engine.steps_on_coming is not None
@@ -92,7 +93,9 @@ class Run:
     def _retire_whose_steps_are_used_up(self) -> None:
         batch, engine, since = self.batch, self.engine, self.engine.steps_on_coming
         assert since is not None and self.n_steps is not None
-        used_up = batch["steps"] >= since + self.n_steps
+        if self._last_step is None or self._last_step[0] is not since:
+            self._last_step = since, since + self.n_steps
+        used_up = batch["steps"] >= self._last_step[1]
         if engine._arriving is not None:
             used_up = used_up & ~engine._arriving
         engine.retire(batch, used_up.view(-1), Outcome.BUDGET)

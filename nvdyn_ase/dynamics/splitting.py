@@ -106,7 +106,8 @@ class Splitting:
     def _remember(self, atoms: int) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.max_atoms = max(atoms // 2, 1)
+        half = max(atoms // 2, 1)
+        self.max_atoms = half if self.max_atoms is None else min(half, self.max_atoms)
         logger.warning(
             "{} atoms are more than the memory holds; going on with forward passes of at most {}",
             atoms,
@@ -138,12 +139,8 @@ def _joined(pieces: list[ModelOutputs | str], sizes: list[int], batch: Batch) ->
     starts = np.cumsum([0, *sizes])
     if known is None:
         columns = _nothing(batch)
-        levels = {key: FIELDS[key].level for key in columns}
     else:
-        own = next(k for k, piece in enumerate(pieces) if piece is known)
-        atoms = sum(batch.num_nodes_list[starts[own] : starts[own + 1]])
-        levels = {key: _level(key, len(tensor), sizes[own], atoms) for key, tensor in known.items()}
-        columns = {key: _column(key, levels[key], pieces, starts, batch) for key in known}
+        columns = {key: _column(key, pieces, starts, batch) for key in known}
     outputs = ModelOutputs(columns)
     for k, piece in enumerate(pieces):
         if isinstance(piece, str):
@@ -153,27 +150,18 @@ def _joined(pieces: list[ModelOutputs | str], sizes: list[int], batch: Batch) ->
     return outputs
 
 
-def _level(key: str, rows: int, systems: int, atoms: int) -> Level:
-    """Return what a row of an output belongs to, declared or, of an own one, by its length."""
-    if key in FIELDS:
-        return FIELDS[key].level
-    return Level.SYSTEM if rows == systems and rows != atoms else Level.NODE
-
-
 def _column(
-    key: str,
-    level: Level,
-    pieces: list[ModelOutputs | str],
-    starts: np.ndarray,
-    batch: Batch,
+    key: str, pieces: list[ModelOutputs | str], starts: np.ndarray, batch: Batch
 ) -> torch.Tensor:
+    """Lay an output end to end; one that is not declared is of the systems."""
+    of_atoms = key in FIELDS and FIELDS[key].level is Level.NODE
     like = next(piece[key] for piece in pieces if not isinstance(piece, str))
     found = []
     for k, piece in enumerate(pieces):
         if not isinstance(piece, str):
             found.append(piece[key])
             continue
-        rows = batch.num_nodes_list[starts[k]] if level is Level.NODE else 1
+        rows = batch.num_nodes_list[starts[k]] if of_atoms else 1
         empty = float("nan") if like.is_floating_point() else 0
         found.append(like.new_full((rows, *like.shape[1:]), empty))
     return torch.cat(found)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nvdyn_ase.data import FIELDS, Batch
+from nvdyn_ase.dynamics.cell_filters import collapsed
 from nvdyn_ase.dynamics.convergence import ConvergenceHook
 from nvdyn_ase.dynamics.counts import count
 from nvdyn_ase.dynamics.forward import ForwardPass
@@ -183,16 +184,25 @@ class WhoMoves(Hooked, ForwardPass):
         batch["status"] = torch.where(leaving, self._code(self.exit_status, status), status)
         code = self._code(outcome, status)
         batch["outcome"] = torch.where(leaving.view(-1, 1), code, batch["outcome"])
-        if outcome.failed:
-            self._put_back(batch, leaving.view(-1, 1))
 
-    def _put_back(self, batch: Batch, mask: Bool[Tensor, "B 1"]) -> None:
-        """Put systems where they were before the step in which they failed, if one has begun."""
+    def put_back(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
+        """Put systems that still move where they were before the step that has begun, if one has.
+
+        What was known of them there comes with it. It is for systems that failed in the step.
+        """
+        if self.whole is not None and batch is self.whole._batch:
+            self.whole.put_back(batch, mask)
+            return
         step = self.begun if self.whole is None else self.whole.begun
-        arriving = self.arriving(batch)
-        if step is not None:
-            mask = mask if arriving is None else mask & ~arriving
-            step.put_back(batch, mask, self._mutable_fields)
+        if step is None:
+            return
+        failing, arriving = mask.view(-1, 1), self.arriving(batch)
+        failing = failing & (batch["status"].view(-1, 1) < self.exit_status)
+        failing = failing if arriving is None else failing & ~arriving
+        if "cell_filter" in batch:
+            lost = collapsed(batch) & failing
+            batch["cell_lost"] = lost | batch["cell_lost"] if "cell_lost" in batch else lost
+        step.put_back(batch, failing, self._mutable_fields)
 
     def fail(self, batch: Batch, rows: Mapping[int, str], outcome: Outcome = Outcome.ERROR) -> None:
         """Retire the systems in these rows, each with the reason in its ``host``."""
@@ -200,7 +210,9 @@ class WhoMoves(Hooked, ForwardPass):
         for row, reason in rows.items():
             mask[row] = True
             batch.host[row] = {"failure": reason, **batch.host[row]}
-        self.retire(batch, mask.to(batch.device), outcome)
+        there = mask.to(batch.device)
+        self.put_back(batch, there)
+        self.retire(batch, there, outcome)
 
     def _retire_unheld(self, batch: Batch) -> None:
         """Freeze the systems that constraints could not hold."""

@@ -2,9 +2,9 @@
 
 import numbers
 import os
+import random
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import cache
@@ -30,7 +30,13 @@ _RESULTS = {
     **dict.fromkeys(("stress", "dipole", "magmoms", "charges"), 1),
     "forces": 2,
 }
+# Of its own, so that no seed of the user's makes rows that are not unique; the system's random
+# numbers, which uuid4 asks for, take as long as half of a row.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
 _TEXTS = "SELECT id, key, value FROM text_key_values WHERE key LIKE '%\\_outcome' ESCAPE '\\'"
+_ROWS = "SELECT id FROM systems ORDER BY id"
 _INDICES = f"SELECT id, value FROM number_key_values WHERE key = '{INDEX}'"
 
 
@@ -53,9 +59,7 @@ class DatabaseFile(StructureFile):
             with ase.db.connect(self.path, type="db", use_lock_file=False) as database:
                 database.metadata  # noqa: B018 (makes the tables)
             with closing(sqlite3.connect(self.path)) as connection:
-                self._rows_known = dict.fromkeys(
-                    row for (row,) in connection.execute("SELECT id FROM systems ORDER BY id")
-                )
+                rows = [row for (row,) in connection.execute(_ROWS)]
                 indices = dict(connection.execute(_INDICES))
                 outcomes = {row: (key, text) for row, key, text in connection.execute(_TEXTS)}
         except sqlite3.DatabaseError as error:
@@ -64,7 +68,7 @@ class DatabaseFile(StructureFile):
             ) from error
         found = []
         self._newest: dict[int, int] = {}
-        for row in self._rows_known:
+        for row in rows:
             marks: dict[str, Any] = {}
             if row in indices:
                 marks[INDEX] = int(indices[row])
@@ -72,6 +76,7 @@ class DatabaseFile(StructureFile):
             if row in outcomes:
                 marks[outcomes[row][0]] = outcomes[row][1]
             found.append(marks)
+        self._count = len(rows)
         return found
 
     def _connected(self) -> Any:
@@ -79,12 +84,13 @@ class DatabaseFile(StructureFile):
         if self._database is None:
             database = ase.db.connect(self.path, type="db", use_lock_file=False)
             self._database = database.__enter__()
-            self._committed = dict(self._newest), dict(self._rows_known)
-            self._begun(0)
+            self._begin()
         return self._database
 
-    def _begun(self, rows: int) -> None:
-        self._rows, self._since = rows, time.monotonic()
+    def _begin(self) -> None:
+        """Begin a transaction; what is added in it may have to be forgotten."""
+        self._added: list[tuple[Any, int | None]] = []
+        self._since = time.monotonic()
 
     def indices(self) -> set[int]:
         """Return the ``INDEX`` of every record that has one."""
@@ -94,14 +100,16 @@ class DatabaseFile(StructureFile):
         """Write a row; see :class:`StructureFile`."""
         database = self._connected()
         row, pairs, data = as_row(atoms, marks)
-        place = self._newest.get(marks[INDEX]) if INDEX in marks else None
+        index = marks.get(INDEX)
+        before = None if index is None else self._newest.get(index)
         try:
-            place = database.write(row, key_value_pairs=pairs, data=data, id=place)
-            self._rows_known[place] = None
-            if INDEX in marks:
-                self._newest[marks[INDEX]] = place
-            self._rows += 1
-            if self._rows >= ROWS_PER_COMMIT or time.monotonic() > self._since + SECONDS_PER_COMMIT:
+            place = database.write(row, key_value_pairs=pairs, data=data, id=before)
+            self._added.append((index, before))
+            self._count += before is None
+            if index is not None:
+                self._newest[index] = place
+            is_full = len(self._added) >= ROWS_PER_COMMIT
+            if is_full or time.monotonic() > self._since + SECONDS_PER_COMMIT:
                 self.flush()
         except sqlite3.Error as error:
             self._forget()
@@ -109,7 +117,10 @@ class DatabaseFile(StructureFile):
 
     def _forget(self) -> None:
         """Go back to the last commit: after some errors SQLite has done so already."""
-        self._newest, self._rows_known = dict(self._committed[0]), dict(self._committed[1])
+        for index, before in reversed(self._added):
+            self._count -= before is None
+            if index is not None and before is None:
+                del self._newest[index]
         try:
             self._database.connection.rollback()
         finally:
@@ -129,8 +140,7 @@ class DatabaseFile(StructureFile):
         except sqlite3.Error as error:
             self._forget()
             raise OSError(f"{self.path}: {error}") from error
-        self._committed = dict(self._newest), dict(self._rows_known)
-        self._begun(0)
+        self._begin()
 
     def tell(self, facts: Mapping[str, Any]) -> None:
         """Write down in the metadata of the database what all of it is about."""
@@ -145,11 +155,12 @@ class DatabaseFile(StructureFile):
 
     def settle(self) -> None:
         """Drop older rows of an index, which only another program can have made."""
-        if len(self._newest) in (0, len(self._rows_known)):
+        if len(self._newest) in (0, self._count):
             return
-        newest = set(self._newest.values())
-        self._connected().delete([row for row in self._rows_known if row not in newest])
-        self._rows_known = dict.fromkeys(sorted(newest))
+        newest, database = set(self._newest.values()), self._connected()
+        rows = [row for (row,) in database.connection.execute(_ROWS)]
+        database.delete([row for row in rows if row not in newest])
+        self._count = len(newest)
         self.flush()
 
     def close(self) -> None:
@@ -221,7 +232,8 @@ def _fields(atoms: ase.Atoms, extras: Extras) -> dict[str, Any]:
     }
     extras.take_displacement(atoms)
     constraints = extras.take_constraints(atoms.constraints)
-    fields |= {"unique_id": uuid.uuid4().hex, "ctime": now(), "user": os.getenv("USER")}
+    unique = f"{_random.getrandbits(128):032x}"
+    fields |= {"unique_id": unique, "ctime": now(), "user": os.getenv("USER")}
     fields |= {"cell": atoms.cell.array, "pbc": atoms.pbc}
     fields["constraints"] = [constraint.todict() for constraint in constraints]
     if atoms.calc is not None:

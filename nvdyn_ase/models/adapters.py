@@ -54,6 +54,11 @@ def behind_proxy(calculator: Any, **options: Any) -> BaseModelMixin:
     return as_model(unwrapped(calculator), **options)
 
 
+def inside(calculator: Any, **options: Any) -> BaseModelMixin:
+    """Return the model in an ``NvdynCalculator``."""
+    return as_model(calculator.model, **options)
+
+
 def _with_parameters(
     model: type[LennardJones | Morse],
     calculator: Any,

@@ -64,6 +64,8 @@ class ModelCard(BaseModel):
         The pairs it needs, or None if it finds them itself or needs none.
     required_inputs
         Fields beyond positions, atomic numbers, cell and pbc that a batch must have.
+    extra_outputs
+        Fields that it can give beyond energy, forces and stress, such as ``atomic_energies``.
     dtype
         Floating type it computes in.
     supported_elements
@@ -80,6 +82,7 @@ class ModelCard(BaseModel):
     needs_pbc: bool = False
     neighbor_config: NeighborConfig | None = None
     required_inputs: frozenset[str] = frozenset()
+    extra_outputs: frozenset[str] = frozenset()
     dtype: torch.dtype = torch.float64
     supported_elements: frozenset[int] | None = None
     conservative: bool = True
@@ -178,6 +181,13 @@ class BaseModelMixin:
         if isinstance(device, (str, torch.device)):
             self.__dict__["_device"] = torch.device(device)
         return self
+
+    def gives_same_as(self, other: "BaseModelMixin") -> bool:
+        """Say whether another model gives the same numbers, as far as that is cheap to tell.
+
+        Structures whose calculators stand for such models are evaluated in one batch.
+        """
+        return self is other
 
     def elements_unknown(self, numbers: Iterable[int]) -> list[int]:
         """Return the atomic numbers among these that the model does not know, sorted."""

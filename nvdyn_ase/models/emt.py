@@ -60,6 +60,7 @@ class EMT(PairModel):
         reach = float(self._tables.cutoff[:, 2].max())
         self.model_card = ModelCard(
             supports_stress=True,
+            extra_outputs=frozenset({"atomic_energies"}),
             neighbor_config=NeighborConfig(cutoff=reach, half_list=True, skin=skin),
             supported_elements=frozenset(atomic_numbers[symbol] for symbol in PARAMETERS),
         )

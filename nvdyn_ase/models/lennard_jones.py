@@ -13,7 +13,7 @@ from nvdyn_ase.models import pair_blocks as blocks
 from nvdyn_ase.models.base import ModelCard, NeighborConfig
 from nvdyn_ase.models.mixing import Values, check_rule, pair_tables, rows_by_number
 from nvdyn_ase.models.pair_blocks import ENERGY, LENGTH, R2, SLOPE, Whole
-from nvdyn_ase.models.pair_potential import Geometry, PairPotential, Results, Slots
+from nvdyn_ase.models.pair_potential import PER_ATOM, Geometry, PairPotential, Results, Slots
 
 #: Columns of the table, which has a row for each pair of kinds: squares of cutoff, onset and sigma,
 #: Å²; four times epsilon and the energy at the cutoff, eV.
@@ -90,6 +90,7 @@ class LennardJones(PairPotential):
         cutoff = float(cutoffs.max())
         self.model_card = ModelCard(
             supports_stress=True,
+            extra_outputs=PER_ATOM,
             neighbor_config=NeighborConfig(
                 cutoff=cutoff, half_list=True, skin=cutoff / 8 if skin is None else skin
             ),

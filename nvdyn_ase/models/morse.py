@@ -11,7 +11,7 @@ from torch import Tensor
 from nvdyn_ase.models import pair_blocks as blocks
 from nvdyn_ase.models.base import ModelCard, NeighborConfig
 from nvdyn_ase.models.pair_blocks import ENERGY, LENGTH, R2, SLOPE, Whole
-from nvdyn_ase.models.pair_potential import Geometry, PairPotential, Results, Slots
+from nvdyn_ase.models.pair_potential import PER_ATOM, Geometry, PairPotential, Results, Slots
 
 
 class Morse(PairPotential):
@@ -64,6 +64,7 @@ class Morse(PairPotential):
         cutoff = float(rcut2 * r0)
         self.model_card = ModelCard(
             supports_stress=True,
+            extra_outputs=PER_ATOM,
             neighbor_config=NeighborConfig(
                 cutoff=cutoff, half_list=True, skin=cutoff / 8 if skin is None else skin
             ),

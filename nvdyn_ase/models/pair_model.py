@@ -18,8 +18,8 @@ from nvdyn_ase.neighbors import DevicePairs, Pairs
 class PairModel(BaseModelMixin):
     """A model on the pairs of a list: loops on the CPU, torch operations on any other device.
 
-    All is computed in float64 and given in the type of the positions. The list may be half or full
-    and reach further than the cutoff: the bits are the same.
+    All is given in the type of the positions, and computed in float64 except by networks. The list
+    may be half or full and reach further than the cutoff: the bits are the same.
 
     A system with an element that has no parameters is reported in ``failures`` of the outputs, and
     its numbers are NaN. So are energy and forces of one with a position that is not finite.
@@ -123,7 +123,8 @@ class PairModel(BaseModelMixin):
             failed[list(failures)] = True
             systems = failed.to(batch.device)
             for name, value in outputs.items():
-                rows = systems[batch.batch] if FIELDS[name].level is Level.NODE else systems
+                level = FIELDS[name].level if name in FIELDS else batch.level(name)
+                rows = systems[batch.batch] if level is Level.NODE else systems
                 outputs[name] = torch.where(
                     rows.view(-1, *[1] * (value.ndim - 1)), torch.nan, value
                 )

@@ -19,6 +19,9 @@ from nvdyn_ase.neighbors import DevicePairs, Pairs
 #: Torch operations have this many pairs in memory at once, unless one system has more.
 PAIRS_AT_ONCE = 2**21
 
+#: What a pair potential gives beyond energy, forces and stress: each atom has half of its pairs.
+PER_ATOM = frozenset({"atomic_energies", "atomic_stresses"})
+
 
 class Geometry(NamedTuple):
     """A batch as the loops take it.

@@ -39,10 +39,12 @@ class _Entry(NamedTuple):
 
 
 _NAMES = {
+    "chgnet": "nvdyn_ase.models.chgnet:pretrained",
     "emt": "nvdyn_ase.models.emt:EMT",
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
+    "mace": "nvdyn_ase.models.mace:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
 }
 
@@ -56,7 +58,21 @@ _CLASSES = {
         )
         for kind in ("LinearCombination", "Mixed", "Sum", "Average")
     },
+    "chgnet.model.dynamics.CHGNetCalculator": _Entry(
+        "nvdyn_ase.models.chgnet:from_calculator", exact=True
+    ),
+    "chgnet.model.model.CHGNet": _Entry("nvdyn_ase.models.chgnet:CHGNetModel", exact=True),
+    "mace.calculators.mace.MACECalculator": _Entry(
+        "nvdyn_ase.models.mace:from_calculator", exact=True
+    ),
+    **{
+        f"mace.modules.models.{kind}": _Entry("nvdyn_ase.models.mace:MACEModel", exact=True)
+        for kind in ("MACE", "ScaleShiftMACE")
+    },
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
+    "nvdyn_ase.calculators.nvdyn_calculator.NvdynCalculator": _Entry(
+        f"{_ADAPTERS}:inside", exact=True
+    ),
 }
 
 # What register_model was told in this process; nothing else writes to it.
@@ -94,10 +110,12 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     ----------
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
-        ``"harmonic"`` or one that another package brings. An ASE calculator: ``EMT``,
-        ``LennardJones``, ``MorsePotential`` and sums of calculators have batched equals, other
-        packages may bring more, and any other one is called system by system, which is said once in
-        the log. A calculator counts as ASE's only if it is of ASE's very class.
+        ``"harmonic"``, ``"chgnet"``, ``"mace"`` (with ``path=``) or one that another package
+        brings. An ASE calculator: ``EMT``, ``LennardJones``, ``MorsePotential``,
+        ``CHGNetCalculator``, ``MACECalculator`` and sums of calculators have batched equals, other
+        packages may bring more, and any other one is called system by system, which is said once
+        in the log. A calculator counts as one of these only if it is of that very class. The
+        network of a calculator will do too.
     **options
         Arguments of the model that is made, such as ``skin``.
 
@@ -107,6 +125,8 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
         The object is none of these; options for a model that is made already.
     ValueError
         An unknown name; the message lists the known ones.
+    ImportError
+        The package that it takes is not installed; the message says which extra brings it.
     """
     if isinstance(obj, BaseModelMixin):
         if options:
@@ -153,10 +173,13 @@ def _by_name(name: str) -> Factory:
     key = name.lower().replace("_", "-")
     brought = {n: target for n, target in _brought().items() if "." not in n}
     named = {n: factory for n, factory in _registered.items() if "." not in n}
-    for table in (named, _NAMES, brought):
+    for table in (named, _NAMES):
         for known in (name, key):
             if known in table:
                 return _load(table[known])
+    for known in (name, key):
+        if known in brought:
+            return _load_brought(known)
     names = sorted({*named, *_NAMES, *brought})
     raise ValueError(f"there is no model called {name!r}; there are {', '.join(names)}")
 
@@ -170,7 +193,7 @@ def _factories(obj: Any) -> Iterator[Factory]:
         if entry is not None and not (entry.exact and (distance or is_customised(obj))):
             yield _load(entry.factory)
         if name in _brought():
-            yield _load(_brought()[name])
+            yield _load_brought(name)
 
 
 def _class_names(kind: type) -> list[str]:
@@ -191,6 +214,17 @@ def is_customised(obj: Any) -> bool:
 def _brought() -> dict[str, str]:
     """Return what the entry points of installed packages bring."""
     return {point.name: point.value for point in entry_points(group="nvdyn_ase.models")}
+
+
+def _load_brought(name: str) -> Factory:
+    target = _brought()[name]
+    try:
+        return _load(target)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"another package declares {name} = {target} in the entry point group "
+            f"nvdyn_ase.models, and that cannot be imported: {error}"
+        ) from error
 
 
 def _load(target: str | Factory) -> Factory:

@@ -10,6 +10,7 @@ import torch
 
 from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
 from nvdyn_ase.atoms.filters import Filters, filtered
+from nvdyn_ase.calculators import NvdynCalculator
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import (
     BaseDynamics,
@@ -37,7 +38,8 @@ class AtomsDriver:
         What moves them.
     foreign
         Those whose calculator, if any, is not what the engine's model stands for. The results are
-        not put into it, where they would mix with its own, but take its place.
+        not put into it, where they would mix with its own: a calculator of the model takes its
+        place.
 
     Attributes
     ----------
@@ -215,8 +217,10 @@ class AtomsDriver:
     def _write(self) -> None:
         momenta = "velocities" in self.engine._mutable_fields
         results = self.engine.is_current(self.batch if self._run is None else self._run.batch)
-        while results and self._foreign:
-            self._foreign.pop().calc = None
+        if results and self._foreign:
+            calculator = NvdynCalculator(self.engine.model)
+            while self._foreign:
+                self._foreign.pop().calc = calculator
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
         stress = self._stress_of_filters() if results and self.filters else None
         self.filters.write(self.batch, stress)

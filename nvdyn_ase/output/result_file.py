@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ class ResultFile:
         elif provenance is not None:
             self._tell(provenance)
         for marks in found:
-            self._outcomes[marks[INDEX]] = str(marks.get(f"{self.method}_outcome", ""))
+            self._outcomes[marks[INDEX]] = sys.intern(str(marks.get(f"{self.method}_outcome", "")))
 
     def _compare(self, provenance: Mapping[str, Any], retry: bool) -> None:
         """Raise if what is there is of another run; tell other parameters of one that retries."""
@@ -270,7 +271,7 @@ class ResultFile:
             raise OutputError(
                 f"cannot write structure {result.index} to {self.path}: {one_line(error)}"
             ) from error
-        self._outcomes[result.index] = marks[f"{self.method}_outcome"]
+        self._outcomes[result.index] = sys.intern(marks[f"{self.method}_outcome"])
 
     def _look_what_is_left(self) -> None:
         """Forget what an error took out of the file: a database goes back to its last commit."""

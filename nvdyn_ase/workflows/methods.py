@@ -83,6 +83,10 @@ def motion(
     return make
 
 
+# To exchange structures costs about as much as a step of a cheap model.
+_REFILL_FREQUENCY = 4
+
+
 class Evaluation(BaseDynamics):
     """Moves nothing: a system is done when it has been evaluated."""
 
@@ -122,7 +126,9 @@ def engine_of(
         Puts a filter on an Atoms.
     """
     stand_in = _stand_in(model)
-    item = stand_in if cell_filter is None else cell_filter(stand_in)
+    item = stand_in
+    if cell_filter is not None and model.model_card.supports_stress:  # others are told each
+        item = cell_filter(stand_in)
     if why_not(item) is not None:
         item = stand_in
     facade = method([item], model=model, logfile=None, **options)
@@ -146,6 +152,7 @@ def with_outputs(engine: BaseDynamics) -> BaseDynamics:
     model = engine.model
     if model.model_card.supports_stress and not isinstance(model, CalculatorModel):
         engine.outputs = frozenset({"stress"})
+    engine.refill_frequency = _REFILL_FREQUENCY
     return engine
 
 

@@ -67,6 +67,7 @@ class AtomsSupply:
         self.problem: Exception | None = None
         self._held: deque[Numbered] = deque()
         self._places: dict[int, int] = {}
+        self._filled = 0
         self._next: Numbered | None = None
         self._ended = False
 
@@ -121,7 +122,7 @@ class AtomsSupply:
 
     def request_batch(self, staying: Sequence[int]) -> Batch | None:
         """Return the next structures that fit beside others, which are being moved; or None."""
-        filled = sum(self.capacity.share(self.moving[index]) for index in staying)
+        filled = self._filled  # by those that have not been taken back, who are the staying
         taken: list[Numbered] = []
         while not self.exhausted:
             assert self._next is not None
@@ -146,6 +147,7 @@ class AtomsSupply:
         """Return a structure that has been moved, and let it go."""
         atoms = self.moving.pop(index)
         del self._places[id(atoms)]
+        self._filled -= self.capacity.share(atoms)
         return atoms
 
     def _batch(self, taken: Sequence[Numbered]) -> Batch | None:
@@ -171,6 +173,7 @@ class AtomsSupply:
         for index, atoms in usable:
             self.moving[index] = atoms
             self._places[id(atoms)] = index
+            self._filled += self.capacity.share(atoms)
 
     def _converted(self, usable: Sequence[Numbered]) -> Batch:
         systems = [atoms for _, atoms in usable]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import EntryPoint, EntryPoints
 
 import ase
 import pytest
@@ -17,6 +18,7 @@ from ase.calculators.morse import MorsePotential
 from loguru import logger
 from torch import nn
 
+from nvdyn_ase import models
 from nvdyn_ase.atoms.proxy import CalculatorProxy
 from nvdyn_ase.calculators import CalculatorModel
 from nvdyn_ase.models import (
@@ -215,8 +217,8 @@ def test_names_take_options():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'mace'.*emt, harmonic, lennard-jones, lj, morse"):
-        as_model("mace")
+    with pytest.raises(ValueError, match=r"'maze'.*emt, harmonic, lennard-jones, lj, mace, morse"):
+        as_model("maze")
 
 
 # -------------------------------------------------------------------------------- other packages
@@ -292,6 +294,43 @@ def test_entry_points_of_packages(tmp_path, monkeypatch, said):
         sys.modules.pop("springs_of_ours", None)
 
 
+def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
+    points = {
+        f"{__name__}.Dispersion": "springs_that_left:make",
+        "springs": "nvdyn_ase.models:Springs",
+    }
+    found = [EntryPoint(name, target, "nvdyn_ase.models") for name, target in points.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(found))
+    registry._brought.cache_clear()
+    try:
+        for thing, name in ((Dispersion(), f"{__name__}.Dispersion"), ("springs", "springs")):
+            with pytest.raises(ImportError, match=rf"{name} = {points[name]}.*nvdyn_ase\.models"):
+                as_model(thing)
+    finally:
+        registry._brought.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("package", "calculator"),
+    [
+        ("chgnet", "chgnet.model.dynamics.CHGNetCalculator"),
+        ("mace", "mace.calculators.mace.MACECalculator"),
+    ],
+)
+def test_a_missing_package_names_the_extra(package, calculator, monkeypatch):
+    for loaded in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"nvdyn_ase.models.{package}", raising=False)
+    monkeypatch.delattr(models, package, raising=False)
+    module, _, name = calculator.rpartition(".")
+    kind = type(name, (Dispersion,), {"__module__": module, "__qualname__": name})
+    expected = rf"{package} is not installed.*'nvdyn_ase\[{package}\]'"
+    for thing in (package, kind()):
+        with pytest.raises(ImportError, match=expected):
+            as_model(thing)
+
+
 # -------------------------------------------------------------------------------- no calculator
 
 
@@ -315,7 +354,8 @@ def test_built_in_models_do_not_import_ase_calculators():
         "import sys\n"
         "from nvdyn_ase.models import as_model\n"
         "as_model('lj'), as_model('morse'), as_model('emt')\n"
-        "print([name for name in sys.modules if name.startswith('ase.calculators.')])\n"
+        "unwanted = 'ase.calculators.', 'chgnet', 'mace'\n"
+        "print([name for name in sys.modules if name.startswith(unwanted)])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120

@@ -292,6 +292,7 @@ def test_what_a_failing_database_lost_is_handed_back():
         for index in range(2, 100):
             writer.put(result(index))
             taken.append(index)
+        writer.flush()  # the thread may not have come that far
 
     writer.call(fill_up)
     taken = [0, 1]

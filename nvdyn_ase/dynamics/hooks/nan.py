@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class NaNDetectorHook:
     """Freezes a system whose energy or forces are NaN or infinite; the others go on.
 
-    Its outcome is ``Outcome.NAN``. Nothing waits for the device.
+    Its outcome is ``Outcome.NAN``, and it is put back to where the step began. Nothing waits for
+    the device.
 
     Parameters
     ----------
@@ -37,4 +38,6 @@ class NaNDetectorHook:
         Zero times a finite number is zero, and NaN is not equal to zero.
         """
         largest = batch["fmax"] if "fmax" in batch else largest_norm(batch["forces"], batch.ptr)
-        dynamics.retire(batch, ((largest + batch["energy"]) * 0.0 != 0.0).view(-1), Outcome.NAN)
+        broken = ((largest + batch["energy"]) * 0.0 != 0.0).view(-1)
+        dynamics.put_back(batch, broken)
+        dynamics.retire(batch, broken, Outcome.NAN)

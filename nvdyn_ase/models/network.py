@@ -1,0 +1,221 @@
+"""What networks on pairs of atoms share: from their energy to forces and stress."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
+from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
+from nvdyn_ase.models.mixing import rows_by_number
+from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
+from nvdyn_ase.models.pair_model import PairModel
+from nvdyn_ase.neighbors import DevicePairs, FlatPairs, Pairs
+
+
+class Bonds(NamedTuple):
+    """The pairs that a network is given, each once, system by system.
+
+    Parameters
+    ----------
+    pair
+        (U,) int64, place in the list of pairs.
+    i, j
+        (U,) int64, the atoms, counted over the batch.
+    vector
+        (U, 3), from i to j, Å, float64.
+    """
+
+    pair: Int[Tensor, " U"]
+    i: Int[Tensor, " U"]
+    j: Int[Tensor, " U"]
+    vector: Float[Tensor, "U 3"]
+
+
+def find_bonds(batch: Batch, flat: FlatPairs, half: bool, cutoff: float) -> Bonds:
+    """Pick the pairs of a list that are within a cutoff; it waits for the device.
+
+    Parameters
+    ----------
+    batch, flat
+        The systems and their pairs.
+    half
+        Each pair is there once.
+    cutoff
+        Å.
+    """
+    vector = vectors(batch, flat)
+    kept = (vector * vector).sum(1) <= cutoff**2
+    if not half:
+        kept = kept & ~are_reversed(flat)
+    pair = kept.nonzero().view(-1)
+    return Bonds(pair, flat.i[pair], flat.j[pair], vector[pair])
+
+
+def all_bonds(batch: Batch, flat: FlatPairs) -> Bonds:
+    """Take all pairs of a list that has each once, also those beyond the cutoff."""
+    pair = torch.arange(len(flat.i), device=flat.i.device)
+    return Bonds(pair, flat.i, flat.j, vectors(batch, flat))
+
+
+class Answer(NamedTuple):
+    """What a network says of a batch.
+
+    Parameters
+    ----------
+    energy
+        (B,), eV, float64.
+    slope
+        (U, 3), derivative of the energy by the vectors of bonds, eV/Å, float64.
+    by_atom
+        Extra outputs with a number for each atom, (V,), float64.
+    failures
+        Systems that it does not accept, with the reason.
+    """
+
+    energy: Float[Tensor, " B"]
+    slope: Float[Tensor, "U 3"]
+    by_atom: Mapping[str, Tensor]
+    failures: dict[int, str]
+
+
+class PairNetwork(PairModel):
+    """A network whose energy depends on vectors between atoms.
+
+    The vectors are made in float64, and go through the network in its own type. Its derivatives by
+    them are summed to forces and stress in float64, in a fixed order.
+
+    Parameters
+    ----------
+    module
+        The network. It is used where it is, and put into evaluation mode.
+    elements
+        Atomic numbers that it knows, in its order.
+    cutoff, skin
+        Of the pairs, Å.
+    extra_outputs
+        What it gives beyond energy, forces and stress; see :class:`ModelCard`.
+    """
+
+    #: What the stress is multiplied with.
+    stress_factor = 1.0
+
+    def __init__(
+        self,
+        module: nn.Module,
+        elements: tuple[int, ...],
+        cutoff: float,
+        skin: float,
+        extra_outputs: frozenset[str],
+    ) -> None:
+        super().__init__(rows_by_number(elements))
+        self.module: Any = module.eval()
+        self.skin = skin
+        self.model_card = ModelCard(
+            forces_via_autograd=True,
+            supports_stress=True,
+            extra_outputs=extra_outputs,
+            neighbor_config=NeighborConfig(cutoff=cutoff, half_list=True, skin=skin),
+            dtype=self._weights.dtype,
+            supported_elements=frozenset(elements),
+        )
+
+    @property
+    def _weights(self) -> Tensor:
+        return next(self.module.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._weights.device
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the network, as ``torch.nn.Module.to`` does; a type of numbers changes its own."""
+        self.module.to(*args, **kwargs)
+        self.model_card = self.model_card.model_copy(update={"dtype": self._weights.dtype})
+        return super().to(*args, **kwargs)
+
+    def gives_same_as(self, other: BaseModelMixin) -> bool:
+        """Say whether the other is the same network with the same weights and options."""
+        if self is other:
+            return True
+        if type(self) is not type(other) or self._settings() != other._settings():
+            return False
+        return self.module is other.module or _same_network(self.module, other.module)
+
+    def _settings(self) -> tuple[Any, ...]:
+        """Return what the numbers depend on beyond the weights."""
+        return self.device, self.model_card.dtype
+
+    @abstractmethod
+    def _find_bonds(self, batch: Batch, flat: FlatPairs, half: bool) -> Bonds:
+        """Return the pairs that the network is to be given."""
+
+    @abstractmethod
+    def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
+        """Evaluate a batch; ``elements`` are places in the order of the network's."""
+
+    # ---------------------------------------------------------------- the forward pass
+
+    def _forward_slots(self, batch: Batch, pairs: Pairs) -> ModelOutputs:
+        return self._forward_flat(batch, pairs)
+
+    def _forward_flat(self, batch: Batch, pairs: Pairs | DevicePairs) -> ModelOutputs:
+        if batch.device != self.device:
+            raise ValueError(
+                f"the batch is on {batch.device} and the model on {self.device}; move one, "
+                "batch.to(model.device) or model.to(batch.device)"
+            )
+        kinds, known = self._kinds_on_device(batch), self.model_card.supported_elements
+        assert kinds is not None and known is not None
+        flat = pairs.flat()
+        bonds = self._find_bonds(batch, flat, pairs.half)
+        answer = self._evaluate(batch, kinds.clamp(max=len(known) - 1), bonds)
+
+        positions, cell = batch["positions"].detach().double(), batch["cell"].detach().double()
+        # What is not finite makes all of its system NaN, though it has no bonds.
+        zero = segment_sum((positions - positions).sum(1), batch.ptr) + (cell - cell).sum((1, 2))
+        energy = (answer.energy + zero)[:, None]
+        values = {"energy": energy, "free_energy": energy.clone()}  # a hook may add to one of them
+        values |= self._derivatives(batch, flat, bonds, answer.slope, zero)
+        for name in self.model_card.extra_outputs & self.model_config.outputs:
+            values[name] = answer.by_atom[name] + zero[batch.batch]
+            if name not in FIELDS:
+                batch.add_key(name, values[name], Level.NODE, overwrite=True, default=torch.nan)
+        asked = self.model_config.outputs | {"energy"}
+        values = {name: value for name, value in values.items() if name in asked}
+        failures = {**self._failures_on_device(batch, kinds), **answer.failures}
+        return self._outputs(batch, values, failures)
+
+    def _derivatives(
+        self,
+        batch: Batch,
+        flat: FlatPairs,
+        bonds: Bonds,
+        slope: Float[Tensor, "U 3"],
+        zero: Float[Tensor, " B"],
+    ) -> dict[str, Tensor]:
+        """Return forces, and the stress: its symmetric part, for there is no other."""
+        pulls = torch.zeros(len(flat.i), 3, dtype=slope.dtype, device=slope.device)
+        pulls = pulls.index_copy(0, bonds.pair, slope)
+        forces = torch.sub(*sums_by_atom(flat, pulls, pulls)) + zero[batch.batch, None]
+        if "stress" not in self.model_config.outputs:
+            return {"forces": forces}
+        tensors = torch.zeros(len(flat.i), 9, dtype=slope.dtype, device=slope.device)
+        products = (bonds.vector[:, :, None] * slope[:, None]).view(-1, 9)
+        tensors = tensors.index_copy(0, bonds.pair, products)
+        virial = segment_sum(segment_sum(tensors, flat.ptr), batch.ptr) + zero[:, None]
+        stress = (virial / volumes(batch["cell"].detach().double())).view(-1, 3, 3)
+        return {"forces": forces, "stress": 0.5 * (stress + stress.mT) * self.stress_factor}
+
+
+def _same_network(one: nn.Module, other: nn.Module) -> bool:
+    if repr(one) != repr(other):
+        return False
+    weights, others = one.state_dict(), other.state_dict()
+    return weights.keys() == others.keys() and all(
+        torch.equal(values, others[name]) for name, values in weights.items()
+    )

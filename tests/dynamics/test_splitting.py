@@ -1,0 +1,156 @@
+"""Forward passes in parts: nobody notices, and nobody is lost."""
+
+import pytest
+import torch
+from ase import units
+
+from nvdyn_ase.atoms import batch_from_atoms
+from nvdyn_ase.data import segment_sum
+from nvdyn_ase.dynamics import FIRE, NVE, Outcome
+from nvdyn_ase.dynamics.splitting import Splitting
+from nvdyn_ase.models import as_model
+from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
+from tests.systems import argon, mixed, with_velocities
+
+
+class Limited(BaseModelMixin):
+    """Another model, where memory ends at some atoms, and which fails on a kind of atom.
+
+    Attributes
+    ----------
+    sizes
+        Atoms of each forward pass, also of those that failed.
+    """
+
+    def __init__(self, model, limit=None, error=torch.cuda.OutOfMemoryError, bad=None):
+        self.inner, self.limit, self.error, self.bad = model, limit, error, bad
+        self.model_card, self.model_config = model.model_card, model.model_config
+        self.sizes = []
+
+    def forward(self, batch):
+        self.sizes.append(batch.num_nodes)
+        if self.limit is not None and batch.num_nodes > self.limit:
+            raise self.error("there is no more")
+        if self.bad is not None and (batch["atomic_numbers"] == self.bad).any():
+            raise ValueError("it went bang")
+        return self.inner(batch)
+
+
+class Pairs(BaseModelMixin):
+    """E = sum of exp(-r) over pairs, read from the fields of the batch."""
+
+    model_card = ModelCard(neighbor_config=NeighborConfig(cutoff=5.0), supports_pbc=True)
+
+    def forward(self, batch):
+        i, j = batch["edge_index"].unbind(1)
+        with torch.enable_grad():
+            r = batch["positions"].detach().requires_grad_()
+            lengths = (r[j] - r[i] + batch["shifts"]).norm(dim=1)
+            rows = torch.exp(-lengths)
+            energy = segment_sum(rows, batch.edge_ptr).view(-1, 1)
+            (gradient,) = torch.autograd.grad(energy.sum(), r)
+        return ModelOutputs({"energy": energy.detach(), "forces": -gradient})
+
+
+def run(model, systems, split=True, steps=15):
+    batch = batch_from_atoms(systems)
+    engine = NVE(model, dt=2 * units.fs)
+    engine.splitting = Splitting() if split else None
+    engine.run(batch, steps)
+    return batch, engine
+
+
+def same(batch, other, keys=("positions", "velocities", "energy", "forces", "evaluations")):
+    return all(torch.equal(batch[key], other[key]) for key in keys)
+
+
+def systems_of(name):
+    if name == "emt":
+        return [with_velocities(atoms, seed) for seed, atoms in enumerate(mixed(9))]
+    return [with_velocities(argon(seed, (1, 1, 1 + seed % 3)), seed) for seed in range(7)]
+
+
+MODELS = {
+    "emt": lambda: as_model("emt"),
+    "lj": lambda: as_model("lj", sigma=3.4, epsilon=0.01, rc=8.0),
+    "pairs": Pairs,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError])
+def test_parts_have_the_same_bits_as_the_whole(name, error):
+    systems = systems_of(name)
+    whole, _ = run(MODELS[name](), systems, split=False)
+    largest = max(len(atoms) for atoms in systems)
+    model = Limited(MODELS[name](), largest + 2, error)
+    parts, _ = run(model, systems)
+    assert same(parts, whole)
+    assert (parts["outcome"] == 0).all() or (parts["outcome"] == int(Outcome.BUDGET)).all()
+    assert largest + 2 < sum(len(atoms) for atoms in systems)
+    assert len(set(model.sizes[-20:])) < 10
+
+
+def test_the_size_that_went_well_is_remembered():
+    systems = [argon(seed, 1) for seed in range(16)]  # 64 atoms
+    model = Limited(MODELS["lj"](), 20)
+    _, engine = run(model, systems, steps=10)
+    assert model.sizes[0] == 64
+    failures = [size for size in model.sizes if size > 20]
+    assert failures == [64, 32, 32][: len(failures)]
+    assert engine.splitting.max_atoms == 16
+    steady = model.sizes[-16:]
+    assert steady == [16] * 16  # four parts in each step, and no more
+
+
+def test_who_needs_more_than_there_is_leaves_and_the_others_go_on():
+    systems = [argon(0, 1), argon(1, 2), argon(2, 1)]
+    whole, _ = run(MODELS["lj"](), [systems[0], systems[2]], split=False)
+    parts, _ = run(Limited(MODELS["lj"](), 10), systems)
+    assert [Outcome(int(code)) for code in parts["outcome"]][1] is Outcome.ERROR
+    assert "more memory than there is" in parts.host[1]["failure"]
+    assert same(parts[[0, 2]], whole)
+
+
+@pytest.mark.parametrize("bad", [[0], [6], [2, 3], [0, 4, 6], [0, 1, 2, 3, 4, 5, 6]])
+def test_a_model_that_raises_is_asked_until_it_is_known_on_whom(bad):
+    systems = systems_of("lj")
+    for row in bad:
+        systems[row].numbers[0] = 10
+    whole, _ = run(MODELS["lj"](), systems, split=False)
+    model = Limited(MODELS["lj"](), bad=10)
+    parts, _ = run(model, systems)
+    good = [row for row in range(7) if row not in bad]
+    assert not good or same(parts[good], whole[good])
+    for row in range(7):
+        failed = Outcome(int(parts["outcome"][row])) is Outcome.ERROR
+        assert failed is (row in bad)
+        assert (parts.host[row].get("failure") == "ValueError: it went bang") is (row in bad)
+    start = torch.from_numpy(systems[bad[0]].positions)
+    assert torch.equal(parts[bad[0]].positions, start)
+
+
+def test_one_forward_where_one_is_enough():
+    model = Limited(MODELS["lj"]())
+    run(model, systems_of("lj"), steps=10)
+    assert len(model.sizes) == 11
+
+
+def test_without_splitting_errors_are_raised():
+    with pytest.raises(ValueError, match="bang"):
+        run(Limited(MODELS["lj"](), bad=18), systems_of("lj"), split=False)
+
+
+def test_extra_outputs_are_laid_end_to_end():
+    class Extra(Limited):
+        def forward(self, batch):
+            outputs = dict(super().forward(batch))
+            outputs["color"] = batch["system_id"].to(torch.float64) * 2
+            return ModelOutputs(outputs)
+
+    systems = systems_of("lj")
+    batch = batch_from_atoms(systems)
+    engine = FIRE(Extra(MODELS["lj"](), 13))
+    engine.splitting = Splitting()
+    engine.run(batch, 3)
+    torch.testing.assert_close(batch["color"].view(-1), torch.arange(7.0).double() * 2)
