@@ -20,13 +20,14 @@ from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.parts import Parts
 from nvdyn_ase.dynamics.stage_hooks import HooksOfStages
+from nvdyn_ase.dynamics.stage_saving import SavingOfStages
 
 # Systems that are done with their stage wait, frozen, until they hold this share of the atoms that
 # move, or for so many steps: to put the parts together anew costs about as much as a step.
 _MIGRATE, _PATIENCE = 0.05, 8
 
 
-class FusedStage(Compiling, HooksOfStages, BaseDynamics):
+class FusedStage(SavingOfStages, HooksOfStages, Compiling):
     """Several engines, each of which moves the systems that the one before it is done with.
 
     All systems share the forward pass of a step; each is moved by the engine of the stage that its
@@ -476,31 +477,6 @@ class FusedStage(Compiling, HooksOfStages, BaseDynamics):
         for stage in self.parts.occupied:
             stage.part.constraints = [self.parts.whole.constraints[row] for row in stage.rows]
             stage.engine.forget_constraints()
-
-    # ---------------------------------------------------------------- checkpoints
-
-    def saved(self, batch: Batch) -> dict[str, Batch]:
-        """Return what a run goes on from: the systems, and of each stage what is in it."""
-        self.parts.assemble()
-        rows = self._with_forces(batch)
-        found = {"batch": batch.index_select(rows)}
-        for stage in self.parts.occupied:
-            here = np.flatnonzero(np.isin(stage.rows, rows))
-            found[f"stage{stage.number}"] = stage.saved(here)
-        return found
-
-    def _restore_state(self, batch: Batch, saved: Mapping[str, Batch]) -> None:
-        self.parts.clear()
-        self.follow(batch, batch.like(), None)
-        self._home = self.places(batch)
-        place = {index: row for row, index in enumerate(_host(batch["system_id"]).tolist())}
-        for stage in self.stages:
-            state = saved.get(f"stage{stage.number}")
-            if state is not None and len(state):
-                own = _host(state["system_id"]).tolist()
-                rows = np.array([place[index] for index in own])
-                stage.restore(batch, rows, state.to(batch.device), self._home)
-        self.parts.lay_out(batch)
 
     # ---------------------------------------------------------------- a run
 
