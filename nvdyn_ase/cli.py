@@ -180,7 +180,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="emt, lj, morse, harmonic, or a name that another package has registered",
+        help="emt, lj, morse, harmonic, chgnet, mace, or a name that a package has registered",
     )
     energy.add_argument(
         "--model-option",

@@ -111,11 +111,16 @@ class CalculatorProxy(BaseCalculator):
         system_changes: Sequence[str] = (),
     ) -> None:
         """Ask the shared calculator, which knows itself what changed, and remember its results."""
+        atoms = self.asked_for(atoms)
+        results = ask(self._shared, atoms, properties)
+        self.hold(atoms, {key: _copied(value) for key, value in results.items()})
+
+    def asked_for(self, atoms: ase.Atoms | None) -> ase.Atoms:
+        """Return the Atoms given, or the last one seen; ValueError if there was none."""
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("the calculator has not seen any Atoms yet; give it one")
-        results = ask(self._shared, atoms, properties)
-        self.hold(atoms, {key: _copied(value) for key, value in results.items()})
+        return atoms
 
     def reset(self) -> None:
         """Forget the results, here and in the shared calculator."""

@@ -16,6 +16,7 @@ from nvdyn_ase.atoms.export import batch_to_atoms
 from nvdyn_ase.atoms.results import PROPERTIES
 from nvdyn_ase.data import FIELDS, Batch, Level
 from nvdyn_ase.dynamics.sinks import DataSink
+from nvdyn_ase.dynamics.sinks.data_sink import chosen_systems
 from nvdyn_ase.files import DatabaseFile, ExtxyzFile, StructureFile, TrajectoryFile
 
 #: What an engine knows of a system, and an Atoms has no place for: it is written beside it.
@@ -87,13 +88,8 @@ class FileSink(DataSink):
         OSError
             The disk is full, or similar. The systems before are in the file.
         """
-        if mask is not None and mask.shape != (len(batch),):
-            raise ValueError(f"mask of shape {tuple(mask.shape)} for {len(batch)} systems")
-        part = batch if mask is None else batch.index_select(mask)
-        if len(self) + len(part) > self.capacity:
-            raise RuntimeError(
-                f"{len(part)} systems do not fit: {len(self)} of {self.capacity} places are taken"
-            )
+        part = chosen_systems(batch, mask)
+        self.check_room(part)
         part = part.cpu()
         columns = {key: part[key].view(-1).tolist() for key in _MARKS if key in part}
         for row, atoms in enumerate(batch_to_atoms(part)):

@@ -205,9 +205,7 @@ class _Member(CalculatorProxy):
         system_changes: Sequence[str] = (),
     ) -> None:
         """Evaluate everyone who has moved, and this Atoms in any case."""
-        atoms = self.atoms if atoms is None else atoms
-        if atoms is None:
-            raise ValueError("the calculator has not seen any Atoms yet; give it one")
+        atoms = self.asked_for(atoms)
         moved = self._together.moved()
         members = moved if self in moved else [*moved, self]
         failures = self._together.evaluate(members, (self, atoms))

@@ -1,7 +1,7 @@
 """The user's Atoms and the engine that moves them, kept in step."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ase
@@ -172,6 +172,19 @@ class AtomsDriver:
         """End the run as far as that goes: the error on its way says more than another would."""
         with suppress(Exception):
             self.finish()
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """End the run behind what is done meanwhile, also if that raises or is interrupted."""
+        try:
+            yield
+        except Exception:
+            self.finish_after_error()
+            raise
+        except BaseException:
+            self.finish()
+            raise
+        self.finish()
 
     def close(self) -> None:
         """End the run in progress, if any, and bring the batch up to date."""

@@ -277,23 +277,15 @@ class EngineFacade(_Behind):
         driver = self._driver
         assert driver is not None
         self._take_up_changes()
-        with driver.engine.entered_hooks():
-            try:
-                # Up to its first value, ASE's generator sets the limits of the run, and no more.
-                next(super().irun(*args, **kwargs))
-                if driver.engine._tries and not self._single and not getattr(self, "restart", None):
-                    self._run_freely(driver)
-                while self.nsteps < self.max_steps and not driver.settle():
-                    driver.advance()
-                    self._after_step()
-                    self.nsteps += 1
-            except Exception:
-                driver.finish_after_error()
-                raise
-            except BaseException:
-                driver.finish()
-                raise
-            driver.finish()
+        with driver.engine.entered_hooks(), driver.to_the_end():
+            # Up to its first value, ASE's generator sets the limits of the run, and no more.
+            next(super().irun(*args, **kwargs))
+            if driver.engine._tries and not self._single and not getattr(self, "restart", None):
+                self._run_freely(driver)
+            while self.nsteps < self.max_steps and not driver.settle():
+                driver.advance()
+                self._after_step()
+                self.nsteps += 1
         return bool(self.converged())
 
     def _run_freely(self, driver: AtomsDriver) -> None:

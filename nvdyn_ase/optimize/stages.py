@@ -158,19 +158,11 @@ class Stages:
 
     def _move(self, driver: AtomsDriver) -> None:
         driver.take_up_changes()
-        with driver.engine.entered_hooks():
-            try:
-                while not driver.settle():
-                    driver.advance_freely()
-                    self.nsteps += 1
-                    self._call_observers(driver)
-            except Exception:
-                driver.finish_after_error()
-                raise
-            except BaseException:
-                driver.finish()
-                raise
-            driver.finish()
+        with driver.engine.entered_hooks(), driver.to_the_end():
+            while not driver.settle():
+                driver.advance_freely()
+                self.nsteps += 1
+                self._call_observers(driver)
 
     def _call_observers(self, driver: AtomsDriver) -> None:
         due = [own for own in self._observers if self.nsteps % own[1] == 0]

@@ -55,9 +55,8 @@ class Checkpoints:
         If it cannot be written, the one before stays, and the run goes on.
         """
         self.before()
-        facts = {"step_count": engine.step_count, "run": self.run}
         try:
-            write_checkpoint(self.path, engine.saved(batch), facts)
+            write_checkpoint(self.path, engine.saved(batch), {"run": self.run})
         except OSError as error:
             if not self._told:
                 logger.warning("cannot write the checkpoint {}: {}", self.path, error)

@@ -206,7 +206,9 @@ class AtomsSupply:
         item = atoms if self.cell_filter is None else self.cell_filter(atoms)
         if (problem := why_not(item)) is not None:
             return problem
-        lacking = without_stress([item], None if self.own_calculators else self.model)
+        if not self.own_calculators:  # of one model for all it was asked before
+            return None
+        lacking = without_stress([item], None)
         return lacking[0].problem if lacking else None
 
     def disown(self, atoms: ase.Atoms) -> None:

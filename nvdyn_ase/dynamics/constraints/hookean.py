@@ -1,5 +1,6 @@
 """Springs that pull when they are stretched, and walls that push back."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,11 +133,11 @@ class HookeanKind(Kind):
         self._stiffness = numbers(batch, [[own.stiffness] for _, own in members])
         self._ptr = members_ptr(batch, members)
 
+    @abstractmethod
     def _stretch(
         self, positions: Float[Tensor, "V 3"], batch: Batch
     ) -> tuple[Float[Tensor, "m 1"], Float[Tensor, "m 3"]]:
         """Return by how much each is stretched, and the unit vector that the force is along."""
-        raise NotImplementedError
 
     def _pull(self, batch: Batch) -> Float[Tensor, "m 3"]:
         stretch, direction = self._stretch(batch["positions"], batch)

@@ -64,8 +64,11 @@ class HessianOptimizer(Optimizer):
         forces: Sequence[Float[Tensor, "_ _"]],
         batch: Batch,
     ) -> list[Float[Tensor, "_ _"]]:
-        """Return the steps of each group of systems, Å; NaN for a system that has none."""
-        raise NotImplementedError
+        """Return the steps of each group of systems, Å; NaN for a system that has none.
+
+        A method that has a ``pre_update`` of its own does without.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs steps or a pre_update of its own")
 
     def make(
         self, batch: Batch, coordinates: Float[Tensor, "R 3"], step: Float[Tensor, "R 3"]

@@ -49,6 +49,13 @@ class DataSink(ABC):
         self.zero()
         return batch
 
+    def check_room(self, part: Batch) -> None:
+        """Raise RuntimeError if these systems do not fit; a sink asks before it takes any."""
+        if len(self) + len(part) > self.capacity:
+            raise RuntimeError(
+                f"{len(part)} systems do not fit: {len(self)} of {self.capacity} places are taken"
+            )
+
     @property
     def is_full(self) -> bool:
         """Whether no further system fits."""

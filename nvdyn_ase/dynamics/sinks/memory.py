@@ -42,18 +42,12 @@ class _Memory(DataSink):
         part = chosen_systems(batch, mask)
         if not len(part):
             return
-        self._check_room(part)
+        self.check_room(part)
         fields = together(self._fields, self._rows, part)
         self._parts.append(part.to(self._place))
         self._fields = fields
         self._rows = {level: self._rows[level] + count for level, count in rows_of(part).items()}
         self._systems += len(part)
-
-    def _check_room(self, part: Batch) -> None:
-        if len(self) + len(part) > self.capacity:
-            raise RuntimeError(
-                f"{len(part)} systems do not fit: {len(self)} of {self.capacity} places are taken"
-            )
 
     def read(self) -> Batch:
         """Return a copy of everything; RuntimeError if there is nothing."""
@@ -147,8 +141,9 @@ class GPUBuffer(_Memory):
         """Whether no further system fits, which has an atom at least."""
         return super().is_full or self._rows[Level.NODE] >= self.max_atoms
 
-    def _check_room(self, part: Batch) -> None:
-        super()._check_room(part)
+    def check_room(self, part: Batch) -> None:
+        """Raise RuntimeError if these systems, their atoms or their pairs do not fit."""
+        super().check_room(part)
         for what, level, more, limit in (
             ("atoms", Level.NODE, part.num_nodes, self.max_atoms),
             ("edges", Level.EDGE, part.num_edges, self.max_edges),

@@ -95,10 +95,7 @@ class ZarrData(DataSink):
         part = chosen_systems(batch, mask)
         if not len(part):
             return
-        if len(self) + len(part) > self.capacity:
-            raise RuntimeError(
-                f"{len(part)} systems do not fit: {len(self)} of {self.capacity} places are taken"
-            )
+        self.check_room(part)
         before = self._state
         fields = together(before.fields, before.rows, part, mixing_floats=False)
         part = part.cpu()
