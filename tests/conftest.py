@@ -5,6 +5,10 @@
 
 import os
 
+# The workers of a run share the cores; with a thread for each core in each they would wait for
+# one another. It has to be said before torch is imported, and holds for commands that tests run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import jaxtyping
 import numba
 import pytest

@@ -133,8 +133,12 @@ def frames_of(optimizer, structures, steps):
 
 EVERY = ["unit cell", "frechet", "strain"]
 PAIRS = [(method, name) for method in METHODS for name in EVERY if "," not in method]
-PAIRS += [("FIRE", name) for name in FILTERS if name not in EVERY]
 PAIRS += [("FIRE, downhill_check", "frechet")]
+PAIRS += [
+    pytest.param("FIRE", name, marks=pytest.mark.slow if "," in name else ())
+    for name in FILTERS
+    if name not in EVERY
+]
 
 
 @pytest.mark.parametrize(("method", "name"), PAIRS)

@@ -124,9 +124,9 @@ def tolerance(method, step):
     return 1e-7 if method.startswith("MDMin") and step > 20 else 1e-10
 
 
-#: Variants of a method, whose name has a comma in it, with one set.
+#: Variants of a method, whose name has a comma in it, with one set, and slow.
 PAIRS = [(make, m) for make in (argon_cells, slabs, zoo) for m in METHODS if "," not in m]
-PAIRS += [(zoo, method) for method in METHODS if "," in method]
+PAIRS += [pytest.param(zoo, method, marks=pytest.mark.slow) for method in METHODS if "," in method]
 
 
 @pytest.mark.parametrize(("make", "method"), PAIRS)
