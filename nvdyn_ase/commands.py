@@ -1,7 +1,9 @@
 """What each command of ``nvdyn-ase`` does with the words that :mod:`nvdyn_ase.cli` has read."""
 
 import argparse
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
@@ -48,7 +50,21 @@ def run_files(arguments: argparse.Namespace) -> int:
         run.checkpoints.remove()  # it was about to be when the run was stopped
         print(f"{arguments.output} is complete: there is nothing to resume")
         return 0
-    return run.do()
+    with _without_looking_for_garbage_in_what_is_there():
+        return run.do()
+
+
+@contextmanager
+def _without_looking_for_garbage_in_what_is_there() -> Iterator[None]:
+    """Let Python look for garbage in what is made from now on, and not in all modules each time.
+
+    That takes a tenth of the time of a cheap model.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def plan_files(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import ase
 import ase.db
 import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db.core import check, now
 from ase.db.row import AtomsRow
 from ase.io.jsonio import encode
@@ -287,6 +288,8 @@ def _fields(atoms: ase.Atoms, extras: Extras) -> dict[str, Any]:
 def _calculator(calc: Any) -> dict[str, Any]:
     """Return the name and the parameters of a calculator, if they can be written."""
     name = getattr(calc, "name", None) or type(calc).__name__
+    if type(calc) is SinglePointCalculator and not calc.parameters:
+        return {"calculator": name.lower(), "calculator_parameters": {}}
     try:
         parameters = calc.todict()
         encode(parameters)
