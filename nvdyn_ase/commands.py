@@ -48,8 +48,9 @@ def run_files(arguments: argparse.Namespace) -> int:
     run = _FileRun(arguments, job, model, output, source)
     if arguments.resume and output.is_complete() and not arguments.retry_failed:
         run.checkpoints.remove()  # it was about to be when the run was stopped
+        output.look_into()
         print(f"{arguments.output} is complete: there is nothing to resume")
-        return 0
+        return 0 if job.is_success(output.outcomes()) else 1
     with _without_looking_for_garbage_in_what_is_there():
         return run.do()
 
@@ -137,7 +138,7 @@ class _FileRun:
         except BaseException as why:  # whatever it is, what was written must be whole
             stopped = why
         try:
-            writer.close(self.output.close, stopped is None)
+            writer.close(self.output.close, stopped is None, self.input.problems)
         except WriteError as error:
             cause = error.__cause__
             stopped = cause if isinstance(cause, OutputError) else OutputError(one_line(error))
