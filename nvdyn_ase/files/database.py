@@ -97,6 +97,10 @@ class DatabaseFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return self._count
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a row; see :class:`StructureFile`."""
         database = self._connected()
