@@ -1,7 +1,9 @@
 """What each command of ``nvdyn-ase`` does with the words that :mod:`nvdyn_ase.cli` has read."""
 
 import argparse
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
@@ -46,9 +48,24 @@ def run_files(arguments: argparse.Namespace) -> int:
     run = _FileRun(arguments, job, model, output, source)
     if arguments.resume and output.is_complete() and not arguments.retry_failed:
         run.checkpoints.remove()  # it was about to be when the run was stopped
+        output.look_into()
         print(f"{arguments.output} is complete: there is nothing to resume")
-        return 0
-    return run.do()
+        return 0 if job.is_success(output.outcomes()) else 1
+    with _without_looking_for_garbage_in_what_is_there():
+        return run.do()
+
+
+@contextmanager
+def _without_looking_for_garbage_in_what_is_there() -> Iterator[None]:
+    """Let Python look for garbage in what is made from now on, and not in all modules each time.
+
+    That takes a tenth of the time of a cheap model.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def plan_files(arguments: argparse.Namespace) -> int:
@@ -121,7 +138,7 @@ class _FileRun:
         except BaseException as why:  # whatever it is, what was written must be whole
             stopped = why
         try:
-            writer.close(self.output.close, stopped is None)
+            writer.close(self.output.close, stopped is None, self.input.problems)
         except WriteError as error:
             cause = error.__cause__
             stopped = cause if isinstance(cause, OutputError) else OutputError(one_line(error))
