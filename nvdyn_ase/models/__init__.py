@@ -7,6 +7,7 @@ from nvdyn_ase.models.base import (
     ModelOutputs,
     NeighborConfig,
 )
+from nvdyn_ase.models.eam import EAM
 from nvdyn_ase.models.emt import EMT
 from nvdyn_ase.models.harmonic import Harmonic
 from nvdyn_ase.models.lennard_jones import LennardJones
@@ -15,6 +16,7 @@ from nvdyn_ase.models.registry import as_model, register_model
 from nvdyn_ase.models.sums import SumModel
 
 __all__ = [
+    "EAM",
     "EMT",
     "BaseModelMixin",
     "Harmonic",

@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
 
 _NAMES = {
     "chgnet": "nvdyn_ase.models.chgnet:pretrained",
+    "eam": "nvdyn_ase.models.eam:EAM",
     "emt": "nvdyn_ase.models.emt:EMT",
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
@@ -49,6 +50,7 @@ _NAMES = {
 }
 
 _CLASSES = {
+    "ase.calculators.eam.EAM": _Entry(f"{_ADAPTERS}:eam", exact=True),
     "ase.calculators.emt.EMT": _Entry(f"{_ADAPTERS}:emt", exact=True),
     "ase.calculators.lj.LennardJones": _Entry(f"{_ADAPTERS}:lennard_jones", exact=True),
     "ase.calculators.morse.MorsePotential": _Entry(f"{_ADAPTERS}:morse", exact=True),
