@@ -14,6 +14,7 @@ from nvdyn_ase.models.lennard_jones import LennardJones
 from nvdyn_ase.models.morse import Morse
 from nvdyn_ase.models.registry import as_model, register_model
 from nvdyn_ase.models.sums import SumModel
+from nvdyn_ase.models.tersoff import Tersoff
 
 __all__ = [
     "EAM",
@@ -27,6 +28,7 @@ __all__ = [
     "Morse",
     "NeighborConfig",
     "SumModel",
+    "Tersoff",
     "as_model",
     "register_model",
 ]

@@ -41,6 +41,17 @@ def eam(calculator: Any, **options: Any) -> BaseModelMixin | None:
     return None if tables is None else EAM(tables, **options)
 
 
+def tersoff(calculator: Any, **options: Any) -> BaseModelMixin | None:
+    """Return the equal of an ``ase.calculators.tersoff.Tersoff``."""
+    from nvdyn_ase.models.tersoff import Tersoff
+
+    try:
+        Tersoff(calculator.parameters)
+    except (AttributeError, TypeError, ValueError):
+        return None  # what these parameters mean is for the calculator to say
+    return Tersoff(calculator.parameters, **options)
+
+
 def linear_combination(calculator: Any, **options: Any) -> BaseModelMixin | None:
     """Return the equal of a sum, average or mixture from ``ase.calculators.mixing``.
 

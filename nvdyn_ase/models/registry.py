@@ -47,6 +47,7 @@ _NAMES = {
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
     "mace": "nvdyn_ase.models.mace:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
+    "tersoff": "nvdyn_ase.models.tersoff:Tersoff",
 }
 
 _CLASSES = {
@@ -54,6 +55,7 @@ _CLASSES = {
     "ase.calculators.emt.EMT": _Entry(f"{_ADAPTERS}:emt", exact=True),
     "ase.calculators.lj.LennardJones": _Entry(f"{_ADAPTERS}:lennard_jones", exact=True),
     "ase.calculators.morse.MorsePotential": _Entry(f"{_ADAPTERS}:morse", exact=True),
+    "ase.calculators.tersoff.Tersoff": _Entry(f"{_ADAPTERS}:tersoff", exact=True),
     **{
         f"ase.calculators.mixing.{kind}Calculator": _Entry(
             f"{_ADAPTERS}:linear_combination", exact=True
