@@ -13,6 +13,7 @@ from nvdyn_ase.models.harmonic import Harmonic
 from nvdyn_ase.models.lennard_jones import LennardJones
 from nvdyn_ase.models.morse import Morse
 from nvdyn_ase.models.registry import as_model, register_model
+from nvdyn_ase.models.stillinger_weber import StillingerWeber
 from nvdyn_ase.models.sums import SumModel
 from nvdyn_ase.models.tersoff import Tersoff
 
@@ -27,6 +28,7 @@ __all__ = [
     "ModelOutputs",
     "Morse",
     "NeighborConfig",
+    "StillingerWeber",
     "SumModel",
     "Tersoff",
     "as_model",

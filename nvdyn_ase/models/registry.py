@@ -47,6 +47,8 @@ _NAMES = {
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
     "mace": "nvdyn_ase.models.mace:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
+    "stillinger-weber": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
+    "sw": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
     "tersoff": "nvdyn_ase.models.tersoff:Tersoff",
 }
 

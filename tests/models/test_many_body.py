@@ -9,10 +9,11 @@ import pytest
 import torch
 from ase import Atoms
 
-from nvdyn_ase.models import EAM, Tersoff
+from nvdyn_ase.models import EAM, StillingerWeber, Tersoff
 from nvdyn_ase.models.base import ModelConfig
 from tests.models import oracles
 from tests.models.eam_files import write_eam
+from tests.models.stillinger_weber_parameters import mixture
 from tests.models.tersoff_parameters import SILICON_T2, silicon_carbide
 
 OUTPUTS = ("energy", "free_energy", "forces", "stress", "atomic_energies")
@@ -36,11 +37,12 @@ def kinds(tmp_path_factory):
         "eam": Kind(lambda **o: EAM(fs, **o), ("Al", "Cu"), 2.3),
         "adp": Kind(lambda **o: EAM(adp, **o), ("Al", "Cu"), 2.3),
         "tersoff": Kind(lambda **o: Tersoff(silicon_carbide(), **o), ("Si", "C"), 1.8),
+        "sw": Kind(lambda **o: StillingerWeber(mixture(), **o), ("Si", "Ge"), 2.2),
         "tersoff T2": Kind(lambda **o: Tersoff(SILICON_T2, **o), ("Si",), 2.1),
     }
 
 
-@pytest.fixture(params=["eam", "adp", "tersoff", "tersoff T2"])
+@pytest.fixture(params=["eam", "adp", "tersoff", "tersoff T2", "sw"])
 def kind(kinds, request):
     return kinds[request.param]
 
