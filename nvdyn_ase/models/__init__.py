@@ -12,6 +12,7 @@ from nvdyn_ase.models.emt import EMT
 from nvdyn_ase.models.harmonic import Harmonic
 from nvdyn_ase.models.lennard_jones import LennardJones
 from nvdyn_ase.models.morse import Morse
+from nvdyn_ase.models.pair_table import PairTable
 from nvdyn_ase.models.registry import as_model, register_model
 from nvdyn_ase.models.stillinger_weber import StillingerWeber
 from nvdyn_ase.models.sums import SumModel
@@ -28,6 +29,7 @@ __all__ = [
     "ModelOutputs",
     "Morse",
     "NeighborConfig",
+    "PairTable",
     "StillingerWeber",
     "SumModel",
     "Tersoff",

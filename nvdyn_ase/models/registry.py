@@ -49,6 +49,7 @@ _NAMES = {
     "morse": "nvdyn_ase.models.morse:Morse",
     "stillinger-weber": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
     "sw": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
+    "table": "nvdyn_ase.models.pair_table:PairTable",
     "tersoff": "nvdyn_ase.models.tersoff:Tersoff",
 }
 
