@@ -46,6 +46,7 @@ _NAMES = {
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
     "mace": "nvdyn_ase.models.mace:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
+    "sevennet": "nvdyn_ase.models.sevennet:pretrained",
 }
 
 _CLASSES = {
@@ -69,6 +70,12 @@ _CLASSES = {
         f"mace.modules.models.{kind}": _Entry("nvdyn_ase.models.mace:MACEModel", exact=True)
         for kind in ("MACE", "ScaleShiftMACE")
     },
+    "sevenn.calculator.SevenNetCalculator": _Entry(
+        "nvdyn_ase.models.sevennet:from_calculator", exact=True
+    ),
+    "sevenn.nn.sequential.AtomGraphSequential": _Entry(
+        "nvdyn_ase.models.sevennet:SevenNetModel", exact=True
+    ),
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
     "nvdyn_ase.calculators.nvdyn_calculator.NvdynCalculator": _Entry(
         f"{_ADAPTERS}:inside", exact=True
@@ -110,10 +117,10 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     ----------
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
-        ``"harmonic"``, ``"chgnet"``, ``"mace"`` (with ``path=``) or one that another package
-        brings. An ASE calculator: ``EMT``, ``LennardJones``, ``MorsePotential``,
-        ``CHGNetCalculator``, ``MACECalculator`` and sums of calculators have batched equals, other
-        packages may bring more, and any other one is called system by system, which is said once
+        ``"harmonic"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` (with ``path=``) or one that
+        another package brings. An ASE calculator: ``EMT``, ``LennardJones``, ``MorsePotential``,
+        ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator`` and sums of calculators
+        have batched equals, other packages may bring more, and any other one is called system by system, which is said once
         in the log. A calculator counts as one of these only if it is of that very class. The
         network of a calculator will do too.
     **options
