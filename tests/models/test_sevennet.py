@@ -24,11 +24,11 @@ from tests.models.oracles import batch_of, with_pairs
 
 pytest.importorskip("sevenn")
 
-from sevenn.calculator import SevenNetCalculator  # noqa: E402
-from sevenn.nn.sequential import AtomGraphSequential  # noqa: E402
-from sevenn.util import load_checkpoint  # noqa: E402
+from sevenn.calculator import SevenNetCalculator
+from sevenn.nn.sequential import AtomGraphSequential
+from sevenn.util import load_checkpoint
 
-from nvdyn_ase.models.sevennet import SevenNetModel, pretrained  # noqa: E402
+from nvdyn_ase.models.sevennet import SevenNetModel, pretrained
 
 LIMITS = {"energy": 1e-5, "forces": 1e-4, "stress": 1e-6, "energies": 1e-5}
 
