@@ -81,6 +81,10 @@ _CLASSES = {
         "nvdyn_ase.models.metatomic:from_calculator", exact=True
     ),
     "metatomic.torch.model.AtomisticModel": _Entry("nvdyn_ase.models.metatomic:MetatomicModel"),
+    "nequip.integrations.ase.NequIPCalculator": _Entry(
+        "nvdyn_ase.models.nequip:from_calculator", exact=True
+    ),
+    "nequip.nn.graph_model.GraphModel": _Entry("nvdyn_ase.models.nequip:NequIPModel", exact=True),
     "torch_sim.models.interface.ModelInterface": _Entry("nvdyn_ase.models.torchsim:TorchSimModel"),
     "nvalchemi.models.base.BaseModelMixin": _Entry("nvdyn_ase.models.nvalchemi:NvalchemiModel"),
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
@@ -127,11 +131,11 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
         ``"harmonic"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with
         ``path=``) or one that another package brings. An ASE calculator: ``EMT``,
         ``LennardJones``, ``MorsePotential``, ``CHGNetCalculator``, ``MACECalculator``,
-        ``SevenNetCalculator``, ``MetatomicCalculator`` and sums of calculators have batched equals,
-        other packages may bring more, and any other one is called system by system, which is said
-        once in the log. A calculator counts as one of these only if it is of that very class. The
-        network of a calculator will do too, and so does a model of torch-sim or of
-        nvalchemi-toolkit.
+        ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator`` and sums of
+        calculators have batched equals, other packages may bring more, and any other one is called
+        system by system, which is said once in the log. A calculator counts as one of these only if
+        it is of that very class. The network of a calculator will do too, and so does a model of
+        torch-sim or of nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 

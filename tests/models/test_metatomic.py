@@ -60,7 +60,7 @@ class Density(torch.nn.Module):
         by_atom = outputs["energy"].sample_kind == "atom"
         for row, system in enumerate(systems):
             pairs = system.get_neighbor_list(self.options)
-            r = pairs.values.reshape(-1, 3).norm(dim=1) / self.scale
+            r = (pairs.values.reshape(-1, 3) ** 2).sum(dim=1).sqrt() / self.scale
             i = pairs.samples.column("first_atom").long()
             j = pairs.samples.column("second_atom").long()
             weights = self.weights.to(r.dtype)[system.types.long()]

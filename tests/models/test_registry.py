@@ -316,6 +316,7 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
         ("chgnet", "chgnet", "chgnet.model.dynamics.CHGNetCalculator"),
         ("mace", "mace", "mace.calculators.mace.MACECalculator"),
         ("sevenn", "sevennet", "sevenn.calculator.SevenNetCalculator"),
+        ("nequip", "nequip", "nequip.integrations.ase.NequIPCalculator"),
         ("metatensor", "metatomic", "metatomic_ase._calculator.MetatomicCalculator"),
         ("torch_sim", "torchsim", "torch_sim.models.interface.ModelInterface"),
         ("nvalchemi", "nvalchemi", "nvalchemi.models.base.BaseModelMixin"),
