@@ -21,7 +21,7 @@ PACKAGES = {
     "ase.test.constraints": 40,
     "ase.test.filter": 15,
 }
-# Where ASE's own code runs behind the facades, their way through the engine is enough from day to day.
+# Where ASE's own code runs behind the facades; through the engine they run every time.
 SLOW = {("ase.test.md", "as it comes"), ("ase.test.constraints", "as it comes")}
 CASES = [
     pytest.param(package, mode, marks=pytest.mark.slow if (package, mode) in SLOW else ())
