@@ -237,7 +237,7 @@ def _model(arguments: argparse.Namespace) -> BaseModelMixin:
     device = arguments.device
     try:
         model = as_model(arguments.model, **dict(arguments.model_option))
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     if device is None:
         return model
