@@ -4,6 +4,7 @@ import argparse
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.background_writer import BackgroundWriter, WriteError
+from nvdyn_ase.counting import estimate
 from nvdyn_ase.dynamics.checkpoint import CheckpointError
 from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
@@ -165,7 +167,7 @@ class _FileRun:
             *(numbered, self.model, self.job.make, self.job.n_steps),
             cell_filter=self.job.cell_filter,
             capacity=Capacity(arguments.batch_size, self.model, arguments.max_atoms),
-            bar=Bar(numbered, False if arguments.quiet else shown),
+            bar=Bar(numbered, False if arguments.quiet else shown, self.input.expected),
             checkpoints=self.checkpoints,
             done=done,
         )
@@ -185,16 +187,31 @@ class Input:
         self._names, self._form = arguments.input, arguments.input_format
         self._prepare = job.prepare
         self.problems: dict[int, str] = {}
+        self._skipped = self._count = 0
+        self._is_read = False
 
     def read(self, skip: frozenset[int] = frozenset()) -> Iterator[Numbered]:
         """Iterate over the structures that can be read, with their positions."""
+        self._skipped = len(skip)
         for index, found in structures(self._names, self._form, skip):
             if isinstance(found, Unreadable):
                 self.problems[index] = str(found)
                 continue
             if self._prepare is not None:
                 self._prepare(index, found)
+            self._count += 1
             yield index, found
+        self._is_read = True
+
+    @cached_property
+    def _estimate(self) -> int | None:
+        return estimate(self._names, self._form)
+
+    def expected(self) -> int | None:
+        """Return how many structures :meth:`read` gives: an estimate until it has ended."""
+        if self._is_read or self._estimate is None:
+            return self._count if self._is_read else None
+        return max(self._estimate - self._skipped - len(self.problems), self._count)
 
     def why_nothing(self) -> str:
         """Say why there is no structure."""
