@@ -248,7 +248,7 @@ class _Row(AtomsRow):
         if any(own["name"] != "FixAtoms" for own in self._constraints):
             found: np.ndarray = super().constrained_forces
             return found
-        forces: np.ndarray = self.forces
+        forces: np.ndarray = self["forces"]
         if self._constraints:
             forces = forces.copy()
         for own in self._constraints:
