@@ -17,6 +17,7 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db.core import check, now
 from ase.db.row import AtomsRow
+from ase.db.sqlite import SQLite3Database
 from ase.io.jsonio import encode
 
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
@@ -83,8 +84,7 @@ class DatabaseFile(StructureFile):
     def _connected(self) -> Any:
         """Return the open database; it belongs to the thread that first asks."""
         if self._database is None:
-            database = ase.db.connect(self.path, type="db", use_lock_file=False)
-            self._database = database.__enter__()
+            self._database = _Rows(str(self.path.absolute()), use_lock_file=False).__enter__()
             self._begin()
         return self._database
 
@@ -218,6 +218,17 @@ def as_row(
     if (rest := extras.text()) is not None:
         data[KEY] = rest
     return _Row(fields, pairs), pairs, data
+
+
+class _Rows(SQLite3Database):
+    """A database in which other programs may have tables of their own, which is asked only once."""
+
+    _tables: list[str] | None = None
+
+    def _get_external_table_names(self, db_con: Any = None) -> list[str]:
+        if self._tables is None:
+            self._tables = super()._get_external_table_names(db_con)
+        return self._tables
 
 
 class _Row(AtomsRow):
