@@ -3,19 +3,17 @@
 The package comes with ``pip install 'nvdyn_ase[d3]'``.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from ase.units import Bohr
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin
 from nvdyn_ase.models.extras import needs_extra
-from nvdyn_ase.models.network import Answer, Bonds, PairNetwork, find_bonds
+from nvdyn_ase.models.network import Bonds, PairNetwork, Part, find_bonds
 from nvdyn_ase.models.registry import as_model
 from nvdyn_ase.models.sums import SumModel
 from nvdyn_ase.neighbors import FlatPairs
@@ -26,9 +24,6 @@ try:
     from torch_dftd.nn.dftd3_module import DFTD3Module
 except ModuleNotFoundError as error:
     raise needs_extra("d3", error) from error
-
-#: So many pairs go through the terms at once, unless one system has more: each takes some kB.
-PAIRS_AT_ONCE = 2**17
 
 _ELEMENTS = tuple(range(1, 95))
 
@@ -60,11 +55,13 @@ class D3(PairNetwork):
         Type of the numbers in the terms.
     skin
         How much further than the cutoff the list of pairs reaches, Å.
+    chunk_size
+        Most pairs at once, unless one system has more; each takes some kB.
 
     Raises
     ------
     ValueError
-        An unknown functional or damping, or a cutoff that is not positive.
+        An unknown functional or damping, or a cutoff or size that is not positive.
     """
 
     def __init__(
@@ -77,6 +74,7 @@ class D3(PairNetwork):
         cutoff_smoothing: str = "none",
         dtype: torch.dtype = torch.float64,
         skin: float = 0.5,
+        chunk_size: int = 2**17,
     ) -> None:
         if cutoff_smoothing not in ("none", "poly"):
             raise ValueError(f"cutoff_smoothing must be 'none' or 'poly', not {cutoff_smoothing!r}")
@@ -87,18 +85,22 @@ class D3(PairNetwork):
             dtype=dtype,
             cutoff_smoothing=cutoff_smoothing,
         )
-        self._take(module, damping, skin)
+        self._take(module, damping, skin, chunk_size)
 
     @classmethod
-    def of_module(cls, module: Any, damping: str, *, skin: float = 0.5) -> "D3":
+    def of_module(
+        cls, module: Any, damping: str, *, skin: float = 0.5, chunk_size: int = 2**17
+    ) -> "D3":
         """Return the model of a ``torch_dftd.nn.dftd3_module.DFTD3Module``."""
         model = cls.__new__(cls)
-        model._take(module, damping, skin)
+        model._take(module, damping, skin, chunk_size)
         return model
 
-    def _take(self, module: Any, damping: str, skin: float) -> None:
+    def _take(self, module: Any, damping: str, skin: float, chunk_size: int) -> None:
         self.damping = damping
-        super().__init__(module, _ELEMENTS, float(module.cutoff), skin, frozenset())
+        super().__init__(
+            module, _ELEMENTS, float(module.cutoff), skin, frozenset(), chunk_size=chunk_size
+        )
 
     def __repr__(self) -> str:
         """Say the damping and the cutoffs."""
@@ -117,66 +119,25 @@ class D3(PairNetwork):
     def _find_bonds(self, batch: Batch, flat: FlatPairs, half: bool) -> Bonds:
         return find_bonds(batch, flat, half, self.module.cutoff)
 
-    def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
-        system = batch.batch[bonds.i]
-        edges = torch.searchsorted(system, torch.arange(len(batch) + 1, device=batch.device))
-        ptr, ends = batch.host_ptr, edges.cpu().numpy()
-        energies, slopes = [], []
-        for first, last in _parts(np.diff(ends)):
-            atoms = slice(int(ptr[first]), int(ptr[last]))
-            pairs = slice(int(ends[first]), int(ends[last]))
-            own = Bonds(*(values[pairs] for values in bonds))
-            energy, slope = self._part(
-                batch, elements[atoms] + 1, own, system[pairs] - first, atoms.start, last - first
-            )
-            energies.append(energy)
-            slopes.append(slope)
-        return Answer(torch.cat(energies), torch.cat(slopes), {}, {})
-
-    def _part(
-        self,
-        batch: Batch,
-        numbers: Int[Tensor, " V"],
-        bonds: Bonds,
-        system: Int[Tensor, " U"],
-        first_atom: int,
-        count: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Return energies of some systems, eV, and derivatives by the vectors of their pairs."""
-        module, dtype = self.module, self.model_card.dtype
-        sloped = not self.model_config.outputs.isdisjoint({"forces", "stress"})
-        if not len(bonds.vector):
-            return bonds.vector.new_zeros(count), bonds.vector
-        with torch.set_grad_enabled(sloped):
-            d = bonds.vector.to(dtype).requires_grad_(sloped)
-            energy = d3_autoev * edisp(
-                numbers,
-                (d * d).sum(1).sqrt() / d3_autoang,
-                torch.stack([bonds.i, bonds.j]) - first_atom,
-                *(module.c6ab, module.r0ab, module.rcov, module.r2r4, module.params),
-                cutoff=module.cutoff / Bohr,
-                cnthr=module.cnthr / Bohr,
-                batch=numbers,  # only whether it is empty matters
-                batch_edge=system,
-                cell=d.new_zeros(count, 3, 3),  # only how many there are matters
-                damping=self.damping,
-                cutoff_smoothing=module.cutoff_smoothing,
-            )
-            slope = torch.zeros_like(d)
-            if sloped:
-                slope = torch.autograd.grad(energy.sum(), d)[0]
-        return energy.detach().double(), slope.detach().double()
-
-
-def _parts(num_pairs: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Cut a batch into systems that have no more than so many pairs together."""
-    first, total = 0, 0
-    for row, count in enumerate(num_pairs.tolist()):
-        if total and total + count > PAIRS_AT_ONCE:
-            yield first, row
-            first, total = row, 0
-        total += count
-    yield first, len(num_pairs)
+    def _energies(self, part: Part) -> tuple[Float[Tensor, " B"], Float[Tensor, " V"]]:
+        module, count, d = self.module, len(part.ptr) - 1, part.d
+        nothing = d.new_zeros(len(part.elements))  # a share of each atom is not known
+        if not len(d):
+            return d.new_zeros(count), nothing
+        energy = d3_autoev * edisp(
+            part.elements + 1,
+            (d * d).sum(1).sqrt() / d3_autoang,
+            torch.stack([part.i, part.j]),
+            *(module.c6ab, module.r0ab, module.rcov, module.r2r4, module.params),
+            cutoff=module.cutoff / Bohr,
+            cnthr=module.cnthr / Bohr,
+            batch=part.owners,
+            batch_edge=part.owners[part.i],
+            cell=d.new_zeros(count, 3, 3),  # only how many there are matters
+            damping=self.damping,
+            cutoff_smoothing=module.cutoff_smoothing,
+        )
+        return energy, nothing
 
 
 def from_calculator(calculator: Any, **options: Any) -> BaseModelMixin | None:
