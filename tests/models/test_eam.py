@@ -45,7 +45,7 @@ def asked_of_ase(atoms, path):
 @pytest.mark.parametrize("torch_path", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_numbers_are_those_of_ase(files, form, torch_path):
-    structures = oracles.crystals(12, seed=3, spacing=2.3, symbols=SYMBOLS[form])
+    structures = oracles.crystals(8, seed=3, spacing=2.3, symbols=SYMBOLS[form])
     structures += [Atoms("Al"), Atoms("Al2", [[0, 0, 0], [2.4, 0, 0]]), bulk("Al")]
     model = EAM(files[form])
     batch = oracles.with_pairs(oracles.batch_of(structures), model)
@@ -192,11 +192,11 @@ def test_a_list_is_relaxed_as_by_ase(files):
     for atoms in structures + alone:
         atoms.calc = ase.calculators.eam.EAM(potential=files["alloy"])
     with FIRE(structures, logfile=None) as optimizer:
-        optimizer.run(fmax=0.02, steps=60)
+        optimizer.run(fmax=0.02, steps=12)
         results = optimizer.results
     for atoms, reference, result in zip(structures, alone, results, strict=True):
         one = ase.optimize.FIRE(reference, logfile=None)
-        one.run(fmax=0.02, steps=60)
+        one.run(fmax=0.02, steps=12)
         assert result.steps == one.nsteps
         assert np.abs(atoms.positions - reference.positions).max() < 1e-9
         assert atoms.get_potential_energy() == pytest.approx(reference.get_potential_energy())
