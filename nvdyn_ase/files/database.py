@@ -233,6 +233,9 @@ class _Row(AtomsRow):
         Its key-value pairs, of which each has passed :func:`_is_pair`.
     """
 
+    #: A column, if there are any; ASE sets it.
+    forces: np.ndarray
+
     def __init__(self, fields: dict[str, Any], pairs: dict[str, Any]) -> None:
         super().__init__(fields)
         self._pairs = pairs
@@ -248,7 +251,7 @@ class _Row(AtomsRow):
         if any(own["name"] != "FixAtoms" for own in self._constraints):
             found: np.ndarray = super().constrained_forces
             return found
-        forces: np.ndarray = self.get("forces")
+        forces = self.forces
         if self._constraints:
             forces = forces.copy()
         for own in self._constraints:
