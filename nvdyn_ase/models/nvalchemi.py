@@ -19,6 +19,9 @@ try:
 except ModuleNotFoundError as error:
     raise needs_extra("nvalchemi", error) from error
 
+# What it calls fields of the table by another name.
+_NAMES = {"charge": "total_charge", "spin": "spin_multiplicity"}
+
 # Fields that are put into its batch for every model.
 _GIVEN = {"positions", "atomic_numbers", "cell", "pbc"}
 
@@ -28,7 +31,8 @@ class NvalchemiModel(WholeModel):
 
     It is given a batch of its own kind, with pairs found by the toolkit, and computes in the type
     of its weights, or in float64 if it has none. What it needs beyond atoms and cells, such as
-    ``charge``, is taken from fields of that name. See
+    ``charge``, is taken from fields of that name, or from ``total_charge`` and
+    ``spin_multiplicity``. See
     :class:`nvdyn_ase.models.whole_model.WholeModel` for what is done before and after. A system
     that is not periodic is given without its cell, as the toolkit does, and has no stress.
 
@@ -91,12 +95,14 @@ class NvalchemiModel(WholeModel):
 
     def _data(self, systems: Systems) -> list[Any]:
         own = systems.batch
-        extra = {"charge", "spin"} | set(self.model_card.required_inputs)
+        extra = set(_NAMES) | set(self.model_card.required_inputs)
+        source = {name: name if name in own else _NAMES.get(name, name) for name in extra}
         positions = systems.positions.split(systems.sizes)
         numbers = systems.numbers.split(systems.sizes)
         data = []
         for row, (where, which) in enumerate(zip(positions, numbers, strict=True)):
-            fields = {name: own[name][row : row + 1] for name in extra if name in own}
+            fields = {name: own[key][row : row + 1] for name, key in source.items() if key in own}
+            fields |= {name: fields[name].to(where.dtype) for name in _NAMES if name in fields}
             if any(systems.pbc):
                 pbc = torch.tensor([systems.pbc], device=where.device)
                 fields |= {"cell": systems.cell[row : row + 1], "pbc": pbc}

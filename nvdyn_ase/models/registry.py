@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
 
 _NAMES = {
     "chgnet": "nvdyn_ase.models.chgnet:pretrained",
+    "d3": "nvdyn_ase.models.d3:D3",
     "eam": "nvdyn_ase.models.eam:EAM",
     "emt": "nvdyn_ase.models.emt:EMT",
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
@@ -78,6 +79,9 @@ _CLASSES = {
         f"mace.modules.models.{kind}": _Entry("nvdyn_ase.models.mace:MACEModel", exact=True)
         for kind in ("MACE", "ScaleShiftMACE")
     },
+    "torch_dftd.torch_dftd3_calculator.TorchDFTD3Calculator": _Entry(
+        "nvdyn_ase.models.d3:from_calculator", exact=True
+    ),
     "sevenn.calculator.SevenNetCalculator": _Entry(
         "nvdyn_ase.models.sevennet:from_calculator", exact=True
     ),
@@ -135,14 +139,15 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     ----------
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
-        ``"harmonic"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with
-        ``path=``) or one that another package brings. An ASE calculator: ``EMT``,
-        ``LennardJones``, ``MorsePotential``, ``CHGNetCalculator``, ``MACECalculator``,
-        ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator`` and sums of
-        calculators have batched equals, other packages may bring more, and any other one is called
-        system by system, which is said once in the log. A calculator counts as one of these only if
-        it is of that very class. The network of a calculator will do too, and so does a model of
-        torch-sim or of nvalchemi-toolkit.
+        ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
+        ``"d3"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with ``path=``) or
+        one that another package brings. An ASE calculator: ``EMT``, ``EAM``, ``LennardJones``,
+        ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``, ``MACECalculator``,
+        ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator``,
+        ``TorchDFTD3Calculator`` and sums of calculators have batched equals, other packages may
+        bring more, and any other one is called system by system, which is said once in the log. A
+        calculator counts as one of these only if it is of that very class. The network of a
+        calculator will do too, and so does a model of torch-sim or of nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 

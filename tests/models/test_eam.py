@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import ase.calculators.eam
+import ase.io
+import ase.optimize
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,8 +13,10 @@ from scipy.interpolate import InterpolatedUnivariateSpline
 
 from nvdyn_ase.calculators import CalculatorModel
 from nvdyn_ase.calculators.choosing import interchangeable
+from nvdyn_ase.cli import main
 from nvdyn_ase.models import EAM, as_model
 from nvdyn_ase.models.potential_files import PotentialFileError
+from nvdyn_ase.optimize import FIRE
 from tests.models import oracles
 from tests.models.eam_files import write_eam
 
@@ -41,7 +45,7 @@ def asked_of_ase(atoms, path):
 @pytest.mark.parametrize("torch_path", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_numbers_are_those_of_ase(files, form, torch_path):
-    structures = oracles.crystals(12, seed=3, spacing=2.3, symbols=SYMBOLS[form])
+    structures = oracles.crystals(8, seed=3, spacing=2.3, symbols=SYMBOLS[form])
     structures += [Atoms("Al"), Atoms("Al2", [[0, 0, 0], [2.4, 0, 0]]), bulk("Al")]
     model = EAM(files[form])
     batch = oracles.with_pairs(oracles.batch_of(structures), model)
@@ -175,3 +179,38 @@ def test_files_of_other_forms_or_none_are_refused(files, tmp_path):
         EAM(tmp_path / "x.alloy")
     with pytest.raises(FileNotFoundError):
         EAM(tmp_path / "none.alloy")
+
+
+# -------------------------------------------------------------------- where it is used
+
+
+def test_a_list_is_relaxed_as_by_ase(files):
+    structures = [bulk("Al", cubic=True), bulk("Cu"), Atoms("AlCu", [[0, 0, 0], [2.5, 0, 0]])]
+    for seed, atoms in enumerate(structures):
+        atoms.rattle(0.1, seed=seed)
+    alone = [atoms.copy() for atoms in structures]
+    for atoms in structures + alone:
+        atoms.calc = ase.calculators.eam.EAM(potential=files["alloy"])
+    with FIRE(structures, logfile=None) as optimizer:
+        optimizer.run(fmax=0.02, steps=12)
+        results = optimizer.results
+    for atoms, reference, result in zip(structures, alone, results, strict=True):
+        one = ase.optimize.FIRE(reference, logfile=None)
+        one.run(fmax=0.02, steps=12)
+        assert result.steps == one.nsteps
+        assert np.abs(atoms.positions - reference.positions).max() < 1e-9
+        assert atoms.get_potential_energy() == pytest.approx(reference.get_potential_energy())
+
+
+def test_the_command_line_takes_a_file(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("in.traj", [bulk("Al"), bulk("Cu")])
+    line = f"evaluate in.traj -o out.traj --model eam --model-option potential={files['alloy']}"
+    assert main(line.split()) == 0
+    energies = [atoms.get_potential_energy() for atoms in ase.io.read("out.traj", ":")]
+    expected = oracles.evaluated(EAM(files["alloy"]), [bulk("Al"), bulk("Cu")])
+    assert energies == [values["energy"][0] for values in expected]
+    capsys.readouterr()
+    line = line.replace(files["alloy"], "no.fs").replace("out.traj", "b.traj")
+    assert main(line.split()) != 0
+    assert "no.fs" in capsys.readouterr().err

@@ -16,6 +16,10 @@ from tests.models.eam_files import write_eam
 from tests.models.stillinger_weber_parameters import mixture
 from tests.models.tersoff_parameters import SILICON_T2, silicon_carbide
 
+#: The first seed in every run, the others where there is time.
+seeds = pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))]
+)
 OUTPUTS = ("energy", "free_energy", "forces", "stress", "atomic_energies")
 
 
@@ -51,10 +55,10 @@ def evaluated(model, structures, **changes):
     return oracles.evaluated(model, structures, OUTPUTS, **changes)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 def test_forces_and_stress_are_derivatives_of_the_energy(kind, seed):
     model = kind.make()
-    for atoms in kind.crystals(8, seed)[seed::3]:
+    for atoms in kind.crystals(8, seed)[:: 1 + 2 * (seed == 0)]:
         (values,) = evaluated(model, [atoms])
         scale = 1.0 + np.abs(values["atomic_energies"]).max()
         numerical = oracles.numerical_forces(model, atoms)
@@ -77,7 +81,7 @@ def test_shares_of_atoms_add_up(kind):
 # -------------------------------------------------------------------------------- bits
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 def test_the_torch_operations_agree_with_the_loops(kind, seed):
     model, structures = kind.make(), kind.crystals(8, seed)
     for half in (True, False):
@@ -89,7 +93,7 @@ def test_the_torch_operations_agree_with_the_loops(kind, seed):
                 oracles.assert_close(one, two, scale=10.0)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 def test_a_system_does_not_know_its_neighbours_in_the_batch(kind, seed):
     model, structures = kind.make(), kind.crystals(8, seed)
     together = evaluated(model, structures)

@@ -7,6 +7,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.calculators import NvdynCalculator
 from nvdyn_ase.models import LennardJones, as_model
 from nvdyn_ase.models.base import ModelConfig
@@ -147,3 +148,19 @@ def test_a_list_is_relaxed_as_with_our_own_potential():
     FIRE(theirs, model=lennard_jones()).run(fmax=0.05, steps=10)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one.positions, other.positions, atol=1e-8)
+
+
+def test_charges_and_spins_are_handed_on():
+    seen = {}
+
+    class Looking(LennardJonesModelWrapper):
+        def forward(self, data, **options):
+            seen.update(charge=data.charge.tolist(), spin=data.spin.tolist())
+            return super().forward(data, **options)
+
+    model = as_model(Looking(epsilon=0.2, sigma=2.3, cutoff=CUTOFF, half_list=True))
+    ions = [molecule("H2O"), molecule("NH3")]
+    ions[0].info.update(charge=1, spin=2)
+    model(batch_from_atoms(ions))
+    assert np.ravel(seen["charge"]).tolist() == [1, 0]
+    assert np.ravel(seen["spin"]).tolist() == [2, 1]

@@ -27,6 +27,7 @@ from nvdyn_ase.models import (
     Harmonic,
     LennardJones,
     Morse,
+    StillingerWeber,
     SumModel,
     as_model,
     register_model,
@@ -203,6 +204,7 @@ def test_a_proxy_stands_for_what_is_behind_it():
     [
         *(("emt", EMT), ("EMT", EMT), ("lj", LennardJones), ("lennard-jones", LennardJones)),
         *(("Lennard_Jones", LennardJones), ("morse", Morse), ("harmonic", Harmonic)),
+        *(("sw", StillingerWeber), ("stillinger_weber", StillingerWeber)),
     ],
 )
 def test_names_make_built_in_models(name, kind):
@@ -217,7 +219,8 @@ def test_names_take_options():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'maze'.*emt, harmonic, lennard-jones.*mace.*morse"):
+    names = "d3, eam, emt, harmonic, lennard-jones.*mace.*morse.*sw, table, tersoff"
+    with pytest.raises(ValueError, match=f"'maze'.*{names}"):
         as_model("maze")
 
 
@@ -334,6 +337,16 @@ def test_a_missing_package_names_the_extra(package, extra, calculator, monkeypat
     for thing in (kind(), *({extra} & registry._NAMES.keys())):
         with pytest.raises(ImportError, match=expected):
             as_model(thing)
+
+
+def test_a_missing_package_of_another_name_names_the_extra(monkeypatch):
+    for loaded in [name for name in sys.modules if name.startswith("torch_dftd.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, "torch_dftd", None)
+    monkeypatch.delitem(sys.modules, "nvdyn_ase.models.d3", raising=False)
+    monkeypatch.delattr(models, "d3", raising=False)
+    with pytest.raises(ImportError, match=r"torch_dftd is not installed.*'nvdyn_ase\[d3\]'"):
+        as_model("d3")
 
 
 # -------------------------------------------------------------------------------- no calculator

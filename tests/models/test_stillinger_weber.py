@@ -57,7 +57,7 @@ def summed(atoms, triples):
 def test_the_energy_is_the_sum_written_out(triples, torch_path):
     model = StillingerWeber(triples)
     symbols = sorted({symbol for key in triples for symbol in key})
-    structures = [bulk("Si"), *oracles.crystals(10, 7, 2.2, symbols)]
+    structures = [bulk("Si"), *oracles.crystals(8, 7, 2.2, symbols)]
     structures += [Atoms("Si"), Atoms("Si2", [[0, 0, 0], [2.5, 0, 0]])]
     batch = oracles.with_pairs(oracles.batch_of(structures), model)
     values = oracles.outputs(model, batch, torch_path)
