@@ -169,6 +169,7 @@ class PairNetwork(PairModel):
             forces_via_autograd=True,
             supports_stress=True,
             extra_outputs=extra_outputs,
+            node_outputs=extra_outputs,
             neighbor_config=NeighborConfig(cutoff=cutoff, half_list=True, skin=skin),
             dtype=self._weights.dtype,
             supported_elements=frozenset(elements),

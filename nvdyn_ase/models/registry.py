@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
 
 _NAMES = {
     "chgnet": "nvdyn_ase.models.chgnet:pretrained",
+    "eam": "nvdyn_ase.models.eam:EAM",
     "emt": "nvdyn_ase.models.emt:EMT",
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
@@ -48,12 +49,18 @@ _NAMES = {
     "metatomic": "nvdyn_ase.models.metatomic:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
     "sevennet": "nvdyn_ase.models.sevennet:pretrained",
+    "stillinger-weber": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
+    "sw": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
+    "table": "nvdyn_ase.models.pair_table:PairTable",
+    "tersoff": "nvdyn_ase.models.tersoff:Tersoff",
 }
 
 _CLASSES = {
+    "ase.calculators.eam.EAM": _Entry(f"{_ADAPTERS}:eam", exact=True),
     "ase.calculators.emt.EMT": _Entry(f"{_ADAPTERS}:emt", exact=True),
     "ase.calculators.lj.LennardJones": _Entry(f"{_ADAPTERS}:lennard_jones", exact=True),
     "ase.calculators.morse.MorsePotential": _Entry(f"{_ADAPTERS}:morse", exact=True),
+    "ase.calculators.tersoff.Tersoff": _Entry(f"{_ADAPTERS}:tersoff", exact=True),
     **{
         f"ase.calculators.mixing.{kind}Calculator": _Entry(
             f"{_ADAPTERS}:linear_combination", exact=True

@@ -80,7 +80,7 @@ class FilePerStructure(ResultFile):
     def flush(self) -> None:
         """Do nothing: every file was closed."""
 
-    def close(self, complete: bool) -> None:
+    def close(self, complete: bool, unreadable: Mapping[int, str] | None = None) -> None:
         """End."""
         self._named("partial").unlink(missing_ok=True)
         self._complete = complete
