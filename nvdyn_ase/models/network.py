@@ -147,7 +147,7 @@ class PairNetwork(PairModel):
     stress_factor = 1.0
 
     #: Bonds at once on a CPU by default; more than fit its caches are slower.
-    bonds_at_once: int | None = None
+    bonds_at_once = 1000
 
     def __init__(
         self,
@@ -215,7 +215,8 @@ class PairNetwork(PairModel):
 
     def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
         """Evaluate a batch; ``elements`` are places in the order of the network's."""
-        size = self.chunk_size or (self.bonds_at_once if batch.device.type == "cpu" else None)
+        on_cpu = batch.device.type == "cpu"
+        size = self.chunk_size or (self.bonds_at_once if on_cpu else None)
         if size is None:
             energy, atomic, slope = self._through(elements, batch.batch, batch.ptr, bonds)
             return Answer(energy, slope, {"atomic_energies": atomic}, {})

@@ -64,8 +64,6 @@ class SevenNetModel(PairNetwork):
         cutoff, or is only a part of one.
     """
 
-    bonds_at_once = 1000
-
     def __init__(
         self,
         module: AtomGraphSequential,
