@@ -2,7 +2,10 @@
 
 import argparse
 import ast
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from nvdyn_ase import __version__
@@ -72,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         The words after the command; those of the process by default.
     """
     try:
-        arguments = _parsed(argv)
+        with _once():
+            arguments = _parsed(argv)
     except SystemExit as leave:  # argparse has said why
         return int(leave.code or 0)
     try:
@@ -89,10 +93,23 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@contextmanager
+def _once() -> Iterator[None]:
+    """Let only the first of the processes of a job speak: all would say the same."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
 def _run(arguments: argparse.Namespace) -> int:
     # Torch takes seconds to import, for which help and typing errors should not wait.
-    from nvdyn_ase import commands
+    from nvdyn_ase import commands, rank_commands
+    from nvdyn_ase.ranks import is_launched
 
+    if is_launched():
+        return rank_commands.run(arguments)
     try:
         return (commands.plan_files if arguments.dry_run else commands.run_files)(arguments)
     except commands.FOR_THE_USER as error:
