@@ -219,6 +219,7 @@ def check(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> Non
 
 
 def model_of(arguments: argparse.Namespace) -> BaseModelMixin:
+    """Return the model that a command names, on its device."""
     device = arguments.device
     try:
         model = as_model(arguments.model, **dict(arguments.model_option))
@@ -234,6 +235,7 @@ def model_of(arguments: argparse.Namespace) -> BaseModelMixin:
 
 
 def provenance_of(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> dict[str, Any]:
+    """Return what there is to know of the run that a command names."""
     try:
         return provenance(
             *(job.method, job.parameters, model, arguments.input),

@@ -26,7 +26,6 @@ from nvdyn_ase.commands import (
 )
 from nvdyn_ase.jobs import job_of, one_line
 from nvdyn_ase.output import OutputError, ResultFile, result_file
-from nvdyn_ase.provenance import UNBINDING
 from nvdyn_ase.ranks import (
     Claims,
     Positions,
@@ -50,8 +49,9 @@ from nvdyn_ase.workflows.supply import Numbered
 
 #: What a process says that was told to end, as shells do of one that SIGTERM has ended.
 TERMINATED = 143
-#: How long the first rank waits for the others to have heard the end, s.
-_FAREWELL = 20.0
+#: How long the first rank waits for the others to have heard the end, and they for it to begin or
+#: to fail where they have failed, s.
+_PATIENCE = 20.0
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,11 +92,13 @@ def _status(job: RankJob, arguments: argparse.Namespace) -> int:
 def _failed(job: RankJob, reason: str) -> int:
     """Tell the others that this rank has failed; what stops all of them, the first one says."""
     try:
-        if job.rank and job.heard("begun") is None:
-            job.hear("begun")
+        if job.rank:
+            job.hear("begun", seconds=_PATIENCE)
         job.fail(reason)
     except RankError:
         pass
+    except RuntimeError:
+        return _alone(job, reason)
     return _told(job)
 
 
@@ -109,10 +111,14 @@ def _stopped(job: RankJob) -> int:
                 return TERMINATED
             job.fail("its process is gone; somebody killed it, or memory ran out", gone)
         return _told(job)
-    except RuntimeError:  # there is no store any more
-        why = "the launcher is gone, and this rank has ended"
-        print(f"nvdyn-ase: error: rank {job.rank} of {job.world_size}: {why}", file=sys.stderr)
-        return 2
+    except RuntimeError:
+        return _alone(job, "the launcher is gone")
+
+
+def _alone(job: RankJob, reason: str) -> int:
+    """Say why this rank has ended where there is no store any more; return the exit status."""
+    print(f"nvdyn-ase: error: rank {job.rank} of {job.world_size}: {reason}", file=sys.stderr)
+    return 2
 
 
 def _told(job: RankJob) -> int:
@@ -124,7 +130,7 @@ def _told(job: RankJob) -> int:
 
 
 class _Run(FileRun):
-    """This rank's part of the structures of files, on their way into one file.
+    """One rank's part of the structures of files, on their way into one file.
 
     Parameters
     ----------
@@ -181,15 +187,22 @@ class _Run(FileRun):
         if self.ranks.rank == 0:
             self._begin()
         begun = self.ranks.hear("begun")
-        if begun["is_complete"]:
-            return 0
-        self.done = Positions.unpacked(self.ranks.store.get("done"))
-        self._share(begun)
-        stopped = self._work()
-        if stopped is not None:
-            raise stopped
-        self._finish()
+        if not begun["is_complete"]:
+            self.done = Positions.unpacked(self.ranks.store.get("done"))
+            self._share(begun)
+            stopped = self._work()
+            if stopped is not None:
+                raise stopped
+            self._finish()
+        self._part()
         return 0
+
+    def _part(self) -> None:
+        """Leave, but not before the others: the store may end with the first rank."""
+        if self.ranks.rank:
+            self.ranks.add("farewell", 1)
+        else:
+            self.ranks.wait_until("farewell", self.ranks.world_size - 1, _PATIENCE)
 
     def _begin(self) -> None:
         """Look what there is to do, and tell the others."""
@@ -287,7 +300,6 @@ class _Run(FileRun):
         if job.rank:
             self.shared_bar.close()
             job.hear("complete")
-            job.add("farewell", 1)
             return
         ranks = range(job.world_size)
         parts = [job.hear(f"finished/{rank}", self.shared_bar.tell) for rank in ranks]
@@ -297,7 +309,6 @@ class _Run(FileRun):
         if not self.arguments.quiet:
             print(f"{self.summary}\n\n{self.whole.state()}")
         job.say("complete", True)
-        job.wait_until("farewell", job.world_size - 1, _FAREWELL)
 
     def _gather(self, parts: list[dict[str, Any]]) -> None:
         self.whole.gather()

@@ -89,11 +89,14 @@ def structures(
     """
     position = 0
     for name in names:
-        first = position
-        for number, record in _guarded(name, form, lambda own, first=first: first + own in skip):
+        for number, record in _guarded(name, form, partial(_is_in, skip, position)):
             if position not in skip:
                 yield position, _read(name, number, record)
             position += 1
+
+
+def _is_in(positions: Container[int], first: int, own: int) -> bool:
+    return first + own in positions
 
 
 def count(names: Sequence[str], form: str | None = None) -> int:

@@ -1,6 +1,8 @@
 """Sharing one input out: each rank claims the next positions when it has room for them."""
 
-from collections.abc import Callable, Container
+import base64
+import zlib
+from collections.abc import Callable, Collection, Container
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +91,7 @@ class Positions(Container[int]):
         What is in it.
     """
 
-    def __init__(self, positions: "frozenset[int] | set[int] | list[int]" = frozenset()) -> None:
+    def __init__(self, positions: Collection[int] = ()) -> None:
         self._flags = np.zeros(max(positions, default=-1) + 1, bool)
         self._flags[list(positions)] = True
 
@@ -102,13 +104,13 @@ class Positions(Container[int]):
         """Return how many there are."""
         return int(self._flags.sum())
 
-    def packed(self) -> bytes:
-        """Return it as bytes."""
-        return np.packbits(self._flags).tobytes()
+    def packed(self) -> str:
+        """Return it as a text."""
+        return base64.b64encode(zlib.compress(np.packbits(self._flags).tobytes())).decode()
 
     @classmethod
-    def unpacked(cls, packed: bytes) -> "Positions":
+    def unpacked(cls, packed: str | bytes) -> "Positions":
         """Return what :meth:`packed` was of."""
-        found = cls()
-        found._flags = np.unpackbits(np.frombuffer(packed, np.uint8)).astype(bool)
+        found, raw = cls(), zlib.decompress(base64.b64decode(packed))
+        found._flags = np.unpackbits(np.frombuffer(raw, np.uint8)).astype(bool)
         return found

@@ -6,6 +6,7 @@ rank that dies leaves nobody behind in a call that does not return.
 """
 
 import json
+import math
 import os
 import socket
 import time
@@ -26,7 +27,7 @@ class RankError(Exception):
 
 
 class RankJob:
-    """This process as one of the ranks of a job.
+    """One of the ranks of a job: this process.
 
     Parameters
     ----------
@@ -92,7 +93,12 @@ class RankJob:
         """Return what somebody has written down, or None."""
         return json.loads(self.store.get(key)) if self.store.check([key]) else None
 
-    def hear(self, key: str, meanwhile: Callable[[], None] = lambda: None) -> Any:
+    def hear(
+        self,
+        key: str,
+        meanwhile: Callable[[], None] = lambda: None,
+        seconds: float = math.inf,
+    ) -> Any:
         """Return what somebody writes down, as soon as it is there.
 
         Parameters
@@ -101,16 +107,20 @@ class RankJob:
             What it is called.
         meanwhile
             Called again and again.
+        seconds
+            After so long there is nothing, and None is returned.
 
         Raises
         ------
         RankError
             A rank has failed.
         """
-        pause = _SOONEST
+        pause, end = _SOONEST, time.monotonic() + seconds
         while (fact := self.heard(key)) is None:
             self.check()
             meanwhile()
+            if time.monotonic() > end:
+                return None
             time.sleep(pause)
             pause = min(1.5 * pause, _LATEST)
         return fact

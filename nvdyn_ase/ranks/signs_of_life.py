@@ -9,6 +9,8 @@ from typing import Any
 
 from nvdyn_ase.ranks.job import RankJob
 
+#: A process that has been told to end and has not, ends all the same, s.
+GRACE = 15.0
 #: A rank that has given no sign of life for so long has died, s; and one that has not come at all.
 PATIENCE, PATIENCE_AT_FIRST = 20.0, 300.0
 _EVERY = 1.0
@@ -27,7 +29,9 @@ class SignsOfLife:
 
     Each rank watches the one after it, in a thread: the cost does not depend on how many there are.
     The launcher's SIGTERM, Ctrl-C and the death of a rank all raise in the main thread, once; later
-    signals are passed over, so that what is being brought in order is not disturbed.
+    signals are passed over, so that what is being brought in order is not disturbed. A main thread
+    that does not come to it, as a device does not answer, ends with the process: what is on the
+    disk survives that as it survives ``kill -9``.
 
     Parameters
     ----------
@@ -43,7 +47,8 @@ class SignsOfLife:
     def __init__(self, job: RankJob) -> None:
         self.job = job
         self._over = threading.Event()
-        self._raised = False
+        self._is_raised = False
+        self._told_at: float | None = None
         self._before: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._work, name="nvdyn_ase signs of life")
         self._thread.daemon = True
@@ -62,26 +67,32 @@ class SignsOfLife:
             signal.signal(number, before)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._raised:
+        if self._is_raised:
             return
-        self._raised = True
+        self._is_raised = True
+        self._told_at = self._told_at or time.monotonic()
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped
 
     def _work(self) -> None:
         """Look around every second, and stop the main thread if there is a reason."""
+        neighbor, count = _Neighbor(self.job), 0
+        while not self._over.wait(_EVERY if count else 0):
+            count += 1
+            if self._told_at is not None:
+                if time.monotonic() > self._told_at + GRACE:
+                    os._exit(2)
+            elif not self._is_well(neighbor, count):
+                self._told_at = time.monotonic()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _is_well(self, neighbor: "_Neighbor", count: int) -> bool:
+        """Give a sign of life, and say whether there are such of the others."""
         try:
-            neighbor = _Neighbor(self.job)
-            count = 0
-            while not self._over.wait(_EVERY if count else 0):
-                count += 1
-                self.job.say(f"alive/{self.job.rank}", count)
-                neighbor.look()
-                if self.job.failure() is not None:
-                    break
+            self.job.say(f"alive/{self.job.rank}", count)
+            neighbor.look()
+            return self.job.failure() is None
         except RuntimeError:  # the store is gone, and with it the launcher
-            pass
-        if not self._over.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
+            return False
 
 
 class _Neighbor:
