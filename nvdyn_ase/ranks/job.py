@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.distributed
-from torch.distributed import Store
+from torch.distributed import PrefixStore, Store
 
 #: Names of what a launcher has to say, as torchrun does.
 SAID_BY_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -68,7 +68,9 @@ class RankJob:
             raise RankError(f"cannot reach the launcher's store at {address}: {error}") from error
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        job = cls(store, rank, world_size, local_rank, restarts)
+        # The launcher may keep its store when it starts the ranks again, and with it what they said.
+        own = PrefixStore(f"nvdyn_ase/{restarts}/{world_size}", store)
+        job = cls(own, rank, world_size, local_rank, restarts)
         job.say(f"process/{rank}", {"host": socket.gethostname(), "pid": os.getpid()})
         return job
 
