@@ -108,6 +108,8 @@ def _stopped(job: RankJob) -> int:
         if job.failure() is None:
             gone = job.gone()
             if gone is None:
+                if job.rank == 0:
+                    print("nvdyn-ase: told to end; --resume goes on", file=sys.stderr)
                 return TERMINATED
             job.fail("its process is gone; somebody killed it, or memory ran out", gone)
         return _told(job)
@@ -156,7 +158,7 @@ class _Run(FileRun):
                 f"several ranks cannot write a {whole.form} file together; write extxyz, traj, db, "
                 "or {index} into the name for a file for each structure, and convert it afterwards"
             )
-        self.whole, self.done, self.is_resumed = whole, Positions(), False
+        self.whole, self.is_resumed = whole, False
         if job.rank == 0:
             source = provenance_of(arguments, what, model) | {"ranks": job.world_size}
             self.is_resumed = self._is_resumed(arguments)
@@ -188,7 +190,6 @@ class _Run(FileRun):
             self._begin()
         begun = self.ranks.hear("begun")
         if not begun["is_complete"]:
-            self.done = Positions.unpacked(self.ranks.store.get("done"))
             self._share(begun)
             stopped = self._work()
             if stopped is not None:
@@ -220,10 +221,10 @@ class _Run(FileRun):
         else:
             for path in self._all_checkpoints():
                 path.unlink()
-        moving, files = self._assigned(done)
-        count = reading.count(self.arguments.input, self.arguments.input_format)
-        self.ranks.store.set("done", Positions(done).packed())
-        begun = {"is_complete": False, "count": count, "moving": moving, "files": files}
+        moving = self._assign(done)
+        count = reading.count(self.arguments.input, self.arguments.input_format) - len(done)
+        self.ranks.store.set("taken", Positions(done | moving).packed())
+        begun = {"is_complete": False, "count": max(count, 0), "before": len(done)}
         self.ranks.say("begun", begun)
 
     def _done_of(self, whole: ResultFile) -> frozenset[int]:
@@ -236,31 +237,34 @@ class _Run(FileRun):
         alone = path.with_name(f"{path.name}.checkpoint.npz")
         return [own for own in [*checkpoints_of_ranks(path), alone] if own.exists()]
 
-    def _assigned(self, done: Container[int]) -> tuple[list[list[int]], list[list[str]]]:
-        """Return for each rank what it goes on with, and in which checkpoints that is."""
+    def _assign(self, done: frozenset[int]) -> frozenset[int]:
+        """Tell each rank what it goes on with, and in which checkpoints that is; return all."""
         ranks = self.ranks.world_size
         moving: list[list[int]] = [[] for _ in range(ranks)]
         files: list[list[str]] = [[] for _ in range(ranks)]
-        known: set[int] = set()
+        known = set(done)
         names = {checkpoint_of_rank(self.whole.path, rank): rank for rank in range(ranks)}
         for number, path in enumerate(self._all_checkpoints()):
             rank = names.get(path, number % ranks)
             found = Checkpoints(path, run=self.checkpoints.run).moving() - known
             known |= found
-            moving[rank] += sorted(index for index in found if index not in done)
+            moving[rank] += sorted(found)
             files[rank].append(str(path))
-        return moving, files
+        for rank in range(ranks):
+            own = {"moving": moving[rank], "files": files[rank]}
+            self.ranks.say(f"goes on/{rank}", own)
+        return frozenset(known - done)
 
     def _share(self, begun: dict[str, Any]) -> None:
-        rank, moving = self.ranks.rank, begun["moving"]
-        self.count = max(begun["count"] - len(self.done), 0)
-        self.shares = Shares.of(self.count, self.ranks.world_size)
-        self.own = frozenset(moving[rank])
-        self.checkpoints.also = [Path(name) for name in begun["files"][rank]]
-        others = frozenset(index for own in moving for index in own) - self.own
+        job = self.ranks
+        self.count, self.before = begun["count"], begun["before"]
+        self.shares = Shares.of(self.count, job.world_size)
+        goes_on = job.hear(f"goes on/{job.rank}")
+        self.own = frozenset(goes_on["moving"])
+        self.checkpoints.also = [Path(name) for name in goes_on["files"]]
+        taken = Positions.unpacked(job.store.get("taken"))
         self.claims = Claims(
-            lambda number: self.ranks.add("claimed", number),
-            *(self.shares.chunk, self.done, self.own, others),
+            lambda number: job.add("claimed", number), self.shares.chunk, taken, self.own
         )
 
     # ---------------------------------------------------------------- the work
@@ -304,7 +308,7 @@ class _Run(FileRun):
         ranks = range(job.world_size)
         parts = [job.hear(f"finished/{rank}", self.shared_bar.tell) for rank in ranks]
         self.shared_bar.close()
-        summed(self.summary, parts, len(self.done))
+        summed(self.summary, parts, self.before)
         self._gather(parts)
         if not self.arguments.quiet:
             print(f"{self.summary}\n\n{self.whole.state()}")

@@ -60,7 +60,7 @@ def test_every_position_is_one_rank_s(count, chunk, ranks, done, moving, turns):
     readers = {}
     for rank in range(ranks):
         own = {index for index, whose in moving.items() if whose == rank}
-        claims = Claims(claim, chunk, done, own, moving.keys() - own)
+        claims = Claims(claim, chunk, done | moving.keys(), own)
         readers[rank] = filterfalse(claims.__contains__, range(count))
     taken = []
     while readers:
@@ -139,6 +139,9 @@ def test_a_killed_rank_is_named_and_its_work_gone_on_with(capfd):
     assert status == [2, -9]
     (said,) = capfd.readouterr().err.splitlines()
     assert "rank 1 of 2 on" in said and "its process is gone" in said
+    assert "out.db.rank1.checkpoint.npz" in left_over()
+    # The checkpoint that is gone on with has to outlive the first one that is written again.
+    assert launched(line_of("FIRE", more="--resume"), 2, dying({1: 2}))[1] == -9
     assert "out.db.rank1.checkpoint.npz" in left_over()
     assert launched(line_of("FIRE", more="--resume"), 2) == [0, 0]
     assert ends("out.db") == expected

@@ -51,24 +51,21 @@ class Claims(Container[int]):
         Adds a number to the counter, and returns what it is then.
     chunk
         Positions that are claimed at once; the same in all ranks.
-    done
-        Positions that are nobody's.
+    taken
+        Positions that cannot be claimed: they are done, or somebody goes on with them.
     own
-        Positions that are this rank's without being claimed: it goes on with them.
-    others
-        Positions that are other ranks' so.
+        Those of them that this rank goes on with.
     """
 
     def __init__(
         self,
         claim: Callable[[int], int],
         chunk: int,
-        done: Container[int] = frozenset(),
+        taken: Container[int] = frozenset(),
         own: Container[int] = frozenset(),
-        others: Container[int] = frozenset(),
     ) -> None:
         self._claim, self._chunk = claim, chunk
-        self._done, self._own, self._others = done, own, others
+        self._taken, self._own = taken, own
         self._start = self._end = 0
 
     def __contains__(self, position: object) -> bool:
@@ -79,7 +76,7 @@ class Claims(Container[int]):
             self._start = self._end - self._chunk
         if position in self._own:
             return False
-        return position < self._start or position in self._done or position in self._others
+        return position < self._start or position in self._taken
 
 
 class Positions(Container[int]):

@@ -68,7 +68,7 @@ class RankJob:
             raise RankError(f"cannot reach the launcher's store at {address}: {error}") from error
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        # The launcher may keep its store when it starts the ranks again, and with it what they said.
+        # The launcher may keep its store, and what is in it, when it starts the ranks again.
         own = PrefixStore(f"nvdyn_ase/{restarts}/{world_size}", store)
         job = cls(own, rank, world_size, local_rank, restarts)
         job.say(f"process/{rank}", {"host": socket.gethostname(), "pid": os.getpid()})

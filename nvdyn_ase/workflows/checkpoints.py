@@ -81,7 +81,8 @@ class Checkpoints:
             self._told = True
             return
         for path in self.also:
-            path.unlink(missing_ok=True)
+            if path != self.path:
+                path.unlink(missing_ok=True)
         self.also = ()
 
     def read(self, done: Container[int]) -> dict[str, Batch]:
