@@ -65,20 +65,27 @@ def run(arguments: argparse.Namespace) -> int:
     except RankError as error:
         print(f"nvdyn-ase: error: {error}", file=sys.stderr)
         return 2
-    try:
-        with SignsOfLife(job):
+    signs = SignsOfLife(job)
+    with signs:
+        try:
             return _status(job, arguments)
-    except KeyboardInterrupt:
+        except BaseException as error:
+            signs.pass_over()  # until it is said what has happened
+            return _ended(job, error)
+
+
+def _ended(job: RankJob, error: BaseException) -> int:
+    """Say what has stopped the work, if nobody else does; return the exit status, or raise."""
+    if isinstance(error, KeyboardInterrupt):
         return 130
-    except Stopped:
+    if isinstance(error, Stopped):
         return _stopped(job)
-    except RankError:
+    if isinstance(error, RankError):
         return _told(job)
-    except FOR_THE_USER as error:
+    if isinstance(error, FOR_THE_USER):
         return _failed(job, one_line(error))
-    except Exception as error:
-        _failed(job, f"{type(error).__name__}: {one_line(error)}")
-        raise
+    _failed(job, f"{type(error).__name__}: {one_line(error)}")
+    raise error
 
 
 def _status(job: RankJob, arguments: argparse.Namespace) -> int:

@@ -66,6 +66,10 @@ class SignsOfLife:
         for number, before in self._before.items():
             signal.signal(number, before)
 
+    def pass_over(self) -> None:
+        """Raise nothing any more: the work has ended already."""
+        self._is_raised = True
+
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._is_raised:
             return
