@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
 import nvdyn_ase
 from nvdyn_ase.cli import main
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.files import DatabaseFile
-from nvdyn_ase.ranks import Claims, Positions, Shares
+from nvdyn_ase.ranks import Claims, Positions, RankError, RankJob, Shares
+from nvdyn_ase.ranks.signs_of_life import PATIENCE, Neighbor
+from nvdyn_ase.workflows.capacity import Capacity
 from tests.launching import dying, launched
 from tests.systems import mixed
 from tests.test_resume import ends, left_over, line_of
@@ -103,6 +106,34 @@ def test_something_is_left_for_every_rank(count, ranks):
     assert min(shares) >= 1
     if count >= 2 * ranks:
         assert sum(shares) <= max(count / ranks, 3)
+
+
+@pytest.mark.parametrize(("batch_size", "max_atoms"), [("auto", None), (50, None), ("auto", 900)])
+def test_a_batch_holds_no_more_structures_than_leave_others_something(batch_size, max_atoms):
+    structures = mixed(30)
+    capacity = Capacity(batch_size, None, max_atoms, most=7)
+    shares = np.cumsum([capacity.share(atoms) for atoms in structures])
+    assert (shares <= capacity.limit).sum() <= 7
+    smallest = min(structures, key=len)
+    assert 7 * capacity.share(smallest) <= capacity.limit + 6
+
+
+def test_a_rank_that_gives_no_sign_of_life_is_named(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("nvdyn_ase.ranks.signs_of_life.time.monotonic", lambda: clock[0])
+    store = HashStore()
+    first, second = (RankJob(store, rank, 2) for rank in range(2))
+    neighbor = Neighbor(first)
+    for clock[0] in range(0, 100, 10):
+        second.say("alive/1", clock[0])
+        neighbor.look()
+    first.check()
+    clock[0] += PATIENCE + 1
+    neighbor.look()
+    for job in (first, second):
+        with pytest.raises(RankError, match="rank 1 of 2: it has given no sign of life for 21 s"):
+            job.check()
+    assert not second.fail("something else")  # the first reason is the reason
 
 
 # -------------------------------------------------------------------- one result

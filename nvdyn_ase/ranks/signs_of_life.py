@@ -79,7 +79,7 @@ class SignsOfLife:
 
     def _work(self) -> None:
         """Look around every second, and stop the main thread if there is a reason."""
-        neighbor, count = _Neighbor(self.job), 0
+        neighbor, count = Neighbor(self.job), 0
         while not self._over.wait(_EVERY if count else 0):
             count += 1
             if self._told_at is not None:
@@ -89,7 +89,7 @@ class SignsOfLife:
                 self._told_at = time.monotonic()
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def _is_well(self, neighbor: "_Neighbor", count: int) -> bool:
+    def _is_well(self, neighbor: "Neighbor", count: int) -> bool:
         """Give a sign of life, and say whether there are such of the others."""
         try:
             self.job.say(f"alive/{self.job.rank}", count)
@@ -99,8 +99,14 @@ class SignsOfLife:
             return False
 
 
-class _Neighbor:
-    """The rank that this one watches."""
+class Neighbor:
+    """The rank that another one watches: the one after it, and the first after the last.
+
+    Parameters
+    ----------
+    job
+        The one that watches.
+    """
 
     def __init__(self, job: RankJob) -> None:
         self._job, self._rank = job, (job.rank + 1) % job.world_size
