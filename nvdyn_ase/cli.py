@@ -60,6 +60,10 @@ if it was stopped
   goes on from a checkpoint, at most --checkpoint-every steps old, beside the output. It ends as an
   undisturbed run would have.
 
+on many GPUs or nodes
+  torchrun --nproc-per-node=4 -m nvdyn_ase relax ... shares the input over the ranks and writes one
+  output. The exit status is 0 then when every structure is in it, however it ended.
+
 exit status
   0 all converged, or did their steps; 1 some did not, or failed; 2 bad usage, unreadable input or
   output that cannot be written; 130 interrupted
