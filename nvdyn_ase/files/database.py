@@ -52,6 +52,7 @@ class DatabaseFile(StructureFile):
     """
 
     form = "db"
+    others_at_once = 2**62  # they are opened one after the other
     _database: Any = None
 
     def recover(self) -> list[dict[str, Any]]:

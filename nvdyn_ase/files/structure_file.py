@@ -37,6 +37,8 @@ class StructureFile(ABC):
     """
 
     form: str
+    #: So many others may be taken over at once: each is an open file meanwhile.
+    others_at_once = 200
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -27,8 +27,6 @@ from nvdyn_ase.provenance import differences
 from nvdyn_ase.replacing import replacing, sync_directory
 
 COMPRESSED = (".gz", ".bz2", ".xz")
-#: So many parts are taken over at once: each of them is an open file.
-_PARTS_AT_ONCE = 200
 #: Where the provenance of a file tells with which other parameters failures were tried again.
 RETRIED = "retried_with"
 
@@ -240,8 +238,9 @@ class ResultFile:
             A part is damaged; the disk is full.
         """
         paths = part_paths(self._partial)
-        for start in range(0, len(paths), _PARTS_AT_ONCE):
-            self._gather(paths[start : start + _PARTS_AT_ONCE])
+        some = self._file.others_at_once
+        for start in range(0, len(paths), some):
+            self._gather(paths[start : start + some])
 
     def _gather(self, paths: list[Path]) -> None:
         parts = [type(self._file)(path) for path in paths]  # type: ignore[call-arg]
