@@ -66,7 +66,8 @@ on many GPUs or nodes
 
 exit status
   0 all converged, or did their steps; 1 some did not, or failed; 2 bad usage, unreadable input or
-  output that cannot be written; 130 interrupted
+  output that cannot be written; 130 interrupted. Of a complete output --resume says again what the
+  run has said, where the format tells how structures ended.
 """
 
 

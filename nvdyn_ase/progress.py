@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -21,6 +21,9 @@ class Bar:
         The stream; the bar has an end if it has a length.
     progress
         True: shown if a person can see it, in a terminal or a notebook; ``"always"``; or False.
+    expected
+        Says how many structures there will be, as far as is known by then; by default the bar goes
+        by the length of the stream.
 
     Raises
     ------
@@ -28,18 +31,24 @@ class Bar:
         ``progress`` is something else.
     """
 
-    def __init__(self, structures: Iterable[Any], progress: bool | str) -> None:
+    def __init__(
+        self,
+        structures: Iterable[Any],
+        progress: bool | str,
+        expected: Callable[[], int | None] | None = None,
+    ) -> None:
         if progress not in (True, False, "always"):
             raise ValueError(f'progress must be True, False or "always", not {progress!r}')
         self._shown = progress == "always" or (progress and _somebody_looks())
-        self._total = len(structures) if isinstance(structures, Sized) else None
+        self._length = len(structures) if isinstance(structures, Sized) else None
+        self._expected = expected or (lambda: self._length)
         self._bar: Any = None
         self._active = self._failed = 0
 
     def __enter__(self) -> None:
         """Show the bar."""
         if self._shown:
-            self._bar = tqdm(total=self._total, unit=" structures", file=sys.stderr)
+            self._bar = tqdm(total=self._expected(), unit=" structures", file=sys.stderr)
 
     def __exit__(self, *exception: object) -> None:
         """Leave the bar as it is."""
@@ -56,6 +65,7 @@ class Bar:
         self._failed += result.outcome.failed
         if self._bar is not None:
             self.say()
+            self._bar.total = self._expected()
             self._bar.update(1)
 
     def say(self, active: int | None = None) -> None:

@@ -23,6 +23,7 @@ from nvdyn_ase.commands import (
     model_of,
     plan_files,
     provenance_of,
+    without_looking_for_garbage_in_what_is_there,
 )
 from nvdyn_ase.jobs import job_of, one_line
 from nvdyn_ase.output import OutputError, ResultFile, result_file
@@ -90,7 +91,8 @@ def _ended(job: RankJob, error: BaseException) -> int:
 
 def _status(job: RankJob, arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
-        return _Run(job, arguments).do()
+        with without_looking_for_garbage_in_what_is_there():
+            return _Run(job, arguments).do()
     if job.rank == 0:
         plan_files(arguments)
     return 0
@@ -323,11 +325,11 @@ class _Run(FileRun):
 
     def _gather(self, parts: list[dict[str, Any]]) -> None:
         self.whole.gather()
+        problems = dict(sorted(tuple(one) for part in parts for one in part["problems"]))
         if not self.whole.written:
             self.whole.close(complete=False)
-            problems = sorted(tuple(one) for part in parts for one in part["problems"])
-            raise CommandError(problems[0][1] if problems else "there are no structures")
-        self.whole.close(complete=True)
+            raise CommandError(next(iter(problems.values()), "there are no structures"))
+        self.whole.close(complete=True, unreadable=problems)
         for path in self._all_checkpoints():
             path.unlink()
 

@@ -24,7 +24,8 @@ from nvdyn_ase.files.frames import frames
 from nvdyn_ase.files.trajectory import whole_items
 from nvdyn_ase.input_identity import path_of
 
-_COMPRESSED: dict[str, Callable[..., Any]] = {
+#: Endings of files that are unpacked as they are read.
+COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
@@ -134,7 +135,7 @@ def _selected(
     path = path_of(name)
     path.open("rb").close()  # raises what is wrong with it
     form = form or filetype(str(path))
-    index = _index(name, path)
+    index = selection(name, path)
     if form not in _READERS or index is None:
         yield from enumerate(partial(_restored, a) for a in ase.io.iread(name, format=form))
         return
@@ -152,7 +153,7 @@ def _selected(
     yield from islice(enumerate(_READERS[form](path, passed)), start, stop, step)
 
 
-def _index(name: str, path: Path) -> slice | None:
+def selection(name: str, path: Path) -> slice | None:
     """Return the part of a file that a name selects; None for a query."""
     if Path(name) == path:
         return slice(None)
@@ -266,7 +267,7 @@ _READERS: dict[str, Callable[[Path, Callable[[int], bool]], Iterator[_Record]]] 
 def _snapshot(path: Path) -> BinaryIO:
     """Open a file as it is now, whatever is added to it, and unpack it if it is compressed."""
     raw = io.BufferedReader(_Snapshot(path), 2**20)
-    unpack = _COMPRESSED.get(path.suffix)
+    unpack = COMPRESSED.get(path.suffix)
     return raw if unpack is None else unpack(raw)  # type: ignore[return-value]
 
 

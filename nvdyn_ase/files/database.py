@@ -14,6 +14,7 @@ from typing import Any, Self
 import ase
 import ase.db
 import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db.core import check, now
 from ase.db.row import AtomsRow
 from ase.io.jsonio import encode
@@ -98,6 +99,10 @@ class DatabaseFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return self._count
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a row; see :class:`StructureFile`."""
         database = self._connected()
@@ -105,7 +110,10 @@ class DatabaseFile(StructureFile):
         index = marks.get(INDEX)
         before = None if index is None else self._newest.get(index)
         try:
-            place = database.write(row, key_value_pairs=pairs, data=data, id=before)
+            if before is None:  # ASE takes the pairs of a row without looking at them again
+                place = database.write(row, data=data)
+            else:
+                place = database.write(row, key_value_pairs=pairs, data=data, id=before)
             self._added.append((index, before))
             self._count += before is None
             if index is not None:
@@ -225,7 +233,46 @@ def as_row(
     fields = _fields(atoms, extras)
     if (rest := extras.text()) is not None:
         data[KEY] = rest
-    return AtomsRow(fields), pairs, data
+    return _Row(fields, pairs), pairs, data
+
+
+class _Row(AtomsRow):
+    """A row that is about to be written.
+
+    ASE would look at each pair once more, and make an Atoms to know which forces count.
+
+    Parameters
+    ----------
+    fields
+        What the columns hold.
+    pairs
+        Its key-value pairs, of which each has passed :func:`_is_pair`.
+    """
+
+    #: A column, if there are any; ASE sets it.
+    forces: np.ndarray
+
+    def __init__(self, fields: dict[str, Any], pairs: dict[str, Any]) -> None:
+        super().__init__(fields)
+        self._pairs = pairs
+
+    @property
+    def key_value_pairs(self) -> dict[str, Any]:
+        """The pairs."""
+        return self._pairs
+
+    @property
+    def constrained_forces(self) -> np.ndarray:
+        """Forces, and zero on atoms that are held."""
+        if any(own["name"] != "FixAtoms" for own in self._constraints):
+            found: np.ndarray = super().constrained_forces
+            return found
+        forces = self.forces
+        if self._constraints:
+            forces = forces.copy()
+        for own in self._constraints:
+            forces[own["kwargs"]["indices"]] = 0.0
+        return forces
 
 
 def from_row(row: AtomsRow) -> tuple[ase.Atoms, dict[str, Any]]:
@@ -264,6 +311,8 @@ def _fields(atoms: ase.Atoms, extras: Extras) -> dict[str, Any]:
 def _calculator(calc: Any) -> dict[str, Any]:
     """Return the name and the parameters of a calculator, if they can be written."""
     name = getattr(calc, "name", None) or type(calc).__name__
+    if type(calc) is SinglePointCalculator and not calc.parameters:
+        return {"calculator": name.lower(), "calculator_parameters": {}}
     try:
         parameters = calc.todict()
         encode(parameters)
@@ -292,7 +341,7 @@ def _is_pair(key: Any, value: Any) -> bool:
         return False
     if isinstance(value, str):
         return _is_word(value)
-    return isinstance(value, (numbers.Real, np.bool_))
+    return type(value) in (int, float, bool) or isinstance(value, (numbers.Real, np.bool_))
 
 
 @cache

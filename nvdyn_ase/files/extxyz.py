@@ -67,6 +67,10 @@ class ExtxyzFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return len(self._spans)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a frame; see :class:`StructureFile`."""
         data = as_text(atoms, marks)

@@ -70,6 +70,10 @@ class StructureFile(ABC):
         """Return the ``INDEX`` of every record that has one."""
 
     @abstractmethod
+    def records(self) -> int:
+        """Return the number of records, of which some may be older ones of an ``INDEX``."""
+
+    @abstractmethod
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a record; if that fails, the file is as it was.
 

@@ -59,6 +59,10 @@ class TrajectoryFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return self._written
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write an item; see :class:`StructureFile`."""
         start = self.path.stat().st_size

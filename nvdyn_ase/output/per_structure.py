@@ -98,7 +98,7 @@ class FilePerStructure(ResultFile):
             if self._place_in(name, r"partial\d*") is not None:
                 Path(name).unlink()
         indices = [self._index_in(str(path)) for path in self.existing()]
-        self._note([{INDEX: index} for index in indices if index is not None])
+        self._note_outcomes([{INDEX: index} for index in indices if index is not None])
 
     def _add(self, result: Result, marks: dict[str, Any]) -> None:
         result.atoms.info |= marks
@@ -109,7 +109,7 @@ class FilePerStructure(ResultFile):
     def flush(self) -> None:
         """Do nothing: every file was closed."""
 
-    def close(self, complete: bool) -> None:
+    def close(self, complete: bool, unreadable: Mapping[int, str] | None = None) -> None:
         """End."""
         self._named(self._unfinished).unlink(missing_ok=True)
         self._complete = complete

@@ -29,6 +29,8 @@ from nvdyn_ase.replacing import replacing, sync_directory
 COMPRESSED = (".gz", ".bz2", ".xz")
 #: Where the provenance of a file tells with which other parameters failures were tried again.
 RETRIED = "retried_with"
+#: And which records of the input could not be read, by their position.
+UNREADABLE = "unreadable"
 
 #: Formats that can be added to. A plain xyz has no place for how a structure ended.
 _GROWING: dict[str, type[StructureFile]] = {
@@ -103,6 +105,28 @@ class ResultFile:
     def outcomes(self) -> dict[int, str]:
         """Return how each structure in the file ended, by its index: ``converged``, ``error``."""
         return dict(self._outcomes)
+
+    def look_into(self) -> None:
+        """Learn how the structures in a complete file have ended, for :meth:`outcomes`.
+
+        What could not be read when it was made is among them, as ``unreadable``. Nothing is learnt
+        of a compressed file, nor of a format that does not say.
+
+        Raises
+        ------
+        OutputError
+            It is not what was written.
+        """
+        if isinstance(self._file, FileAtTheEnd) or self.path.suffix in COMPRESSED:
+            return
+        file = type(self._file)(self.path)
+        try:
+            self._note_outcomes(file.recover())
+            file.close()
+        except (DamagedFileError, OSError) as error:
+            raise OutputError(f"{self.path} is complete and damaged: {one_line(error)}") from error
+        told = file.told() if isinstance(file, DatabaseFile) else self._told()
+        self._outcomes |= {int(index): UNREADABLE for index in told.get(UNREADABLE, ())}
 
     # ---------------------------------------------------------------- beginning
 
@@ -194,7 +218,13 @@ class ResultFile:
             self._compare(provenance, retry)
         elif provenance is not None:
             self._tell(provenance)
-        self._note(found)
+        self._note_outcomes(found)
+
+    def _note_outcomes(self, found: list[dict[str, Any]]) -> None:
+        for marks in found:
+            if INDEX in marks:
+                outcome = str(marks.get(f"{self.method}_outcome", ""))
+                self._outcomes[marks[INDEX]] = sys.intern(outcome)
 
     def _compare(self, provenance: Mapping[str, Any], retry: bool) -> None:
         """Raise if what is there is of another run; tell other parameters of one that retries."""
@@ -256,12 +286,7 @@ class ResultFile:
         for path in paths:
             for own in self._file.belongings(path):
                 own.unlink(missing_ok=True)
-        self._note(found)
-
-    def _note(self, found: list[dict[str, Any]]) -> None:
-        """Note how structures ended that are in the file."""
-        for marks in found:
-            self._outcomes[marks[INDEX]] = sys.intern(str(marks.get(f"{self.method}_outcome", "")))
+        self._note_outcomes(found)
 
     # ---------------------------------------------------------------- provenance
 
@@ -347,8 +372,15 @@ class ResultFile:
             self._look_what_is_left()
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
 
-    def close(self, complete: bool) -> None:
+    def close(self, complete: bool, unreadable: Mapping[int, str] | None = None) -> None:
         """End, and give the file its name if it is complete.
+
+        Parameters
+        ----------
+        complete
+            All structures are in it.
+        unreadable
+            What of the input could not be read, by position: it is told with the provenance.
 
         Raises
         ------
@@ -357,6 +389,7 @@ class ResultFile:
         """
         try:
             if complete:
+                self._tell_unreadable(unreadable or {})
                 self._file.settle()
             self._file.close()
             if complete:
@@ -366,6 +399,14 @@ class ResultFile:
         except Exception as error:
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
         self._complete = complete
+
+    def _tell_unreadable(self, unreadable: Mapping[int, str]) -> None:
+        if not self._has_told():
+            return
+        before = self._told()
+        now = {str(index): problem for index, problem in unreadable.items()}
+        if before.get(UNREADABLE, {}) != now:
+            self._tell({**before, UNREADABLE: now})
 
     def _give_name(self) -> None:
         for path in self._file.belongings(self.path)[1:]:
@@ -412,6 +453,9 @@ class ResultPart(ResultFile):
     def _remove_partial(self) -> None:
         for path in self._file.belongings(self._partial):
             path.unlink(missing_ok=True)
+
+    def _tell_unreadable(self, unreadable: Mapping[int, str]) -> None:
+        """Do nothing: the whole tells it."""
 
     def _give_name(self) -> None:
         """Do nothing: the whole will have a name."""

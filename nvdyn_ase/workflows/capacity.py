@@ -82,12 +82,12 @@ class Capacity:
         """Return how much of a batch an item takes up."""
         if not self._by_atoms or not isinstance(item, ase.Atoms):
             return self._least
-        weight = self._weight(unwrapped(item.calc)) if self._weighted else 1
+        weight = self._weight(item) if self._weighted else 1
         return max(len(item) * weight, self._least)
 
-    def _weight(self, calculator: Any) -> int:
+    def _weight(self, atoms: ase.Atoms) -> int:
         """Return how often the atoms of a calculator count; found once for each class."""
-        asked = calculator if self._model is None else self._model
+        asked = unwrapped(atoms.calc) if self._model is None else self._model
         if type(asked) not in self._weights:
             single = asked is not None and isinstance(as_model(asked), CalculatorModel)
             self._weights[type(asked)] = ATOMS_ONE_BY_ONE if single else 1
