@@ -98,10 +98,16 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _is_launched() -> bool:
+    """Say whether this process is one of several, as torchrun starts them."""
+    said = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(os.environ.get(name) for name in said)
+
+
 @contextmanager
 def _once() -> Iterator[None]:
     """Let only the first of the processes of a job speak: all would say the same."""
-    if os.environ.get("RANK", "0") == "0":
+    if not _is_launched() or os.environ["RANK"] == "0":
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
@@ -110,10 +116,11 @@ def _once() -> Iterator[None]:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Torch takes seconds to import, for which help and typing errors should not wait.
-    from nvdyn_ase import commands, rank_commands
-    from nvdyn_ase.ranks import is_launched
+    from nvdyn_ase import commands
 
-    if is_launched():
+    if _is_launched():
+        from nvdyn_ase import rank_commands
+
         return rank_commands.run(arguments)
     try:
         return (commands.plan_files if arguments.dry_run else commands.run_files)(arguments)

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -26,7 +27,8 @@ from nvdyn_ase.ranks.signs_of_life import PATIENCE, Neighbor
 from nvdyn_ase.workflows.capacity import Capacity
 from tests.launching import dying, launched
 from tests.systems import mixed
-from tests.test_resume import ends, left_over, line_of
+from tests.test_resume import ends, left_over, line_of, outcomes, use, wells
+from tests.wells import Well
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process")  # it is multi-threaded, and forks
 
@@ -239,6 +241,31 @@ def test_a_rank_that_raises_is_named(capfd):
     said = [line for line in capfd.readouterr().err.splitlines() if "nvdyn-ase: error" in line]
     assert len(said) == 1
     assert "rank 1 of 2" in said[0] and "ValueError: there is something wrong" in said[0]
+
+
+def test_failures_are_tried_again(monkeypatch):
+    use(monkeypatch, Well(fail=[1, 4]))
+    ase.io.write("in.traj", wells(6))
+    line = "relax in.traj -o out.db --model well --quiet"
+    assert launched(line, 2) == [0, 0]  # all are in the output
+    failed = {index for index, outcome in outcomes("out.db").items() if outcome != "converged"}
+    assert failed == {1, 4}
+    use(monkeypatch, Well(fail=[4]))
+    assert launched(f"{line} --resume --retry-failed --optimizer LBFGS", 2) == [0, 0]
+    assert outcomes("out.db") == {**dict.fromkeys(range(6), "converged"), 4: "error"}
+    assert in_order("out.db") == list(range(6))
+    assert left_over() == []
+
+
+@slow
+def test_what_a_launcher_ends_is_gone_on_with(capfd):
+    expected = whole("FIRE")
+    capfd.readouterr()
+    ended = dying({0: 5, 1: 5}, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert 0 not in launched(line_of("FIRE"), 2, ended)
+    assert "Traceback" not in capfd.readouterr().err
+    assert launched(line_of("FIRE", more="--resume"), 2) == [0, 0]
+    assert ends("out.db") == expected
 
 
 def full(rank):

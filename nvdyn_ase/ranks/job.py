@@ -16,8 +16,6 @@ from typing import Any
 import torch.distributed
 from torch.distributed import PrefixStore, Store
 
-#: Names of what a launcher has to say, as torchrun does.
-SAID_BY_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: How long to wait before asking again, s: at first, and at most.
 _SOONEST, _LATEST = 0.01, 0.25
 
@@ -170,11 +168,6 @@ class RankJob:
             if process and process["host"] == here and not _is_there(process["pid"]):
                 return rank
         return None
-
-
-def is_launched() -> bool:
-    """Say whether this process is one of the ranks of a job, by its environment."""
-    return all(os.environ.get(name) for name in SAID_BY_LAUNCHER)
 
 
 def _is_there(pid: int) -> bool:
