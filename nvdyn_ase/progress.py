@@ -106,6 +106,8 @@ class Summary:
 
     Attributes
     ----------
+    failures_shown
+        As given.
     converged, not_converged, failed
         Structures that ended so; in dynamics those that did their steps have not converged.
     steps, most_steps, evaluations
@@ -120,7 +122,7 @@ class Summary:
         self.converged = self.not_converged = self.failed = 0
         self.steps = self.most_steps = self.evaluations = self.before = 0
         self.failures: list[tuple[int, str, str]] = []
-        self._failures_shown, self._by_steps = failures_shown, by_steps
+        self.failures_shown, self._by_steps = failures_shown, by_steps
         self._start = time.perf_counter()
         self._seconds: float | None = None
 
@@ -131,7 +133,7 @@ class Summary:
         self.evaluations += result.evaluations
         if result.outcome.failed:
             self.failed += 1
-            if len(self.failures) < self._failures_shown:
+            if len(self.failures) < self.failures_shown:
                 self.failures.append((result.index, result.outcome.name.lower(), result.reason))
         elif result.converged:
             self.converged += 1
@@ -142,7 +144,7 @@ class Summary:
     def unreadable(self, index: int, problem: str) -> None:
         """Count a record of the input that is no structure."""
         self.failed += 1
-        if len(self.failures) < self._failures_shown:
+        if len(self.failures) < self.failures_shown:
             self.failures.append((index, "unreadable", problem))
 
     def watch(self, results: Iterable[Result]) -> Iterator[Result]:

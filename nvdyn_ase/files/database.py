@@ -5,11 +5,11 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ase
 import ase.db
@@ -21,7 +21,8 @@ from ase.db.sqlite import SQLite3Database
 from ase.io.jsonio import encode
 
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
-from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile
+from nvdyn_ase.files.joined_databases import join_databases
+from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile, owners
 
 #: Rows, and seconds, after which what was added is committed. A commit waits for the disk.
 ROWS_PER_COMMIT = 1000
@@ -53,6 +54,7 @@ class DatabaseFile(StructureFile):
     """
 
     form = "db"
+    others_at_once = 2**62  # they are opened one after the other
     _database: Any = None
 
     def recover(self) -> list[dict[str, Any]]:
@@ -170,6 +172,20 @@ class DatabaseFile(StructureFile):
         database.delete([row for row in rows if row not in newest])
         self._count = len(newest)
         self.flush()
+
+    def take_over(self, others: Sequence[Self]) -> None:
+        """Copy the rows of other databases; see :class:`StructureFile`."""
+        files = [self, *others]
+        for file in files:
+            file.close()
+        moves: dict[Path, dict[int, int]] = {file.path: {} for file in files}
+        for place, (index, owner) in enumerate(owners(files).items()):
+            moves[owner.path][owner._newest[index]] = place + 1
+        try:
+            join_databases(self.path, list(moves.items()), self.told())
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        self.recover()
 
     def close(self) -> None:
         """Commit, and let go of the file."""
