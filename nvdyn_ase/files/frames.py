@@ -48,7 +48,7 @@ def frames(file: BinaryIO, unwanted: Callable[[int], bool] = _nobody) -> Iterato
         Opened to read bytes.
     unwanted
         Says of which frames, counted from 0, nobody will look at the text: their lines are counted
-        and not looked at, which takes a fifth of the time. It is asked once for each, in their
+        and not looked at, which saves a fifth of the time. It is asked once for each, in their
         order. Where what follows is no frame, the lines are looked at all the same, so that the
         frames are the same ones.
     """
