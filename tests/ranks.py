@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -13,7 +14,7 @@ import torch.distributed as dist
 _FORK = multiprocessing.get_context("fork")
 
 
-class Failed(Exception):
+class RankError(Exception):
     """A rank raised; the message is its traceback."""
 
 
@@ -48,11 +49,11 @@ def run_ranks(function, size, *arguments, limit=60.0, init=True):
             writer.close()
         end = time.monotonic() + limit
         found = []
-        for process, (reader, _) in zip(ranks, pipes, strict=True):
+        for reader, _ in pipes:
             value = None
             try:
                 if reader.poll(max(end - time.monotonic(), 0.0)):
-                    value = reader.recv()
+                    value = pickle.loads(reader.recv_bytes())
             except EOFError:
                 pass
             found.append(value)
@@ -68,10 +69,10 @@ def results(found):
     """Return what the ranks returned; raise what one of them raised."""
     for rank, value in enumerate(found):
         if value is None:
-            raise Failed(f"rank {rank} did not end")
+            raise RankError(f"rank {rank} did not end")
         kind, content = value
         if kind == "raised":
-            raise Failed(f"rank {rank}: {content[2]}")
+            raise RankError(f"rank {rank}: {content[2]}")
     return [content for _, content in found]
 
 
@@ -92,10 +93,12 @@ def _as_rank(rank, size, folder, port, init, pipes, function, arguments):
                 world_size=size,
                 timeout=timedelta(seconds=60),
             )
-        pipe.send(("returned", function(rank, *arguments)))
+        value = "returned", function(rank, *arguments)
     except BaseException as error:
-        pipe.send(("raised", (type(error).__name__, str(error), traceback.format_exc())))
+        value = "raised", (type(error).__name__, str(error), traceback.format_exc())
     finally:
+        # By bytes: tensors in shared memory would be gone with the process.
+        pipe.send_bytes(pickle.dumps(value))
         pipe.close()
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -47,11 +47,13 @@ class Capacity(NamedTuple):
             Whether a system may be taken although one before it did not fit.
         """
         nodes, edges = batch.num_nodes_list, batch.num_edges_list
-        room, taken = self, []
+        room = self
+        taken: list[int] = []
         for row in rows.tolist():
             need = Capacity(1, nodes[row], edges[row])
             if room.holds(need):
-                room, taken = room - need, [*taken, row]
+                room = room - need
+                taken.append(row)
             elif not skip:
                 break
         return np.array(taken, np.int64)

@@ -223,7 +223,9 @@ def received(src: int, device: torch.device, tag: int, group: Any) -> "Batch":
 
 
 def _take(tensor: Tensor, src: int, tag: int, group: Any) -> None:
-    dist.irecv(tensor, src, group=group, tag=tag).wait()
+    work = dist.irecv(tensor, src, group=group, tag=tag)
+    assert work is not None  # it is for ranks that are not in the group
+    work.wait()
     if tensor.device.type == "cuda":  # it is read in another stream
         torch.cuda.synchronize(tensor.device)
 
@@ -278,8 +280,9 @@ def unpacked(payload: Tensor, device: torch.device) -> "Batch":
         piece = payload[start : start + size].clone() if size else payload.new_empty(0)
         fields[key] = (Level(level), piece.view(dtype).view(shape).to(device))
         start += _starts([size])[-1] if size else 0
-    own = about["constraints"], about["host"], device, about["defaults"]
-    batch = Batch(fields, *about["sizes"], *own)
+    nodes, edges = about["sizes"]
+    constraints, host = about["constraints"], about["host"]
+    batch = Batch(fields, nodes, edges, constraints, host, device, about["defaults"])
     batch._limits = about["limits"]
     return batch
 

@@ -67,9 +67,9 @@ def echo(rank):
     for handle in handles:
         handle.wait()
         assert handle.is_completed()
+    template = Batch.from_data_list([system(0)]).to(dtype=torch.float32)
+    Batch.from_data_list([system(0)]).send(1)
     with pytest.raises(ValueError, match="positions"):
-        template = Batch.from_data_list([system(0)]).to(dtype=torch.float32)
-        Batch.from_data_list([system(0)]).send(1)
         Batch.recv(1, "cpu", template)
     last = Batch.from_data_list([system(0)]).index_select([])
     last["last"] = torch.zeros(0)
