@@ -67,12 +67,14 @@ def run_ranks(function, size, *arguments, limit=60.0, init=True):
 
 def results(found):
     """Return what the ranks returned; raise what one of them raised."""
+    wrong = []
     for rank, value in enumerate(found):
         if value is None:
-            raise RankError(f"rank {rank} did not end")
-        kind, content = value
-        if kind == "raised":
-            raise RankError(f"rank {rank}: {content[2]}")
+            wrong.append(f"rank {rank} did not end")
+        elif value[0] == "raised":
+            wrong.append(f"rank {rank}: {value[1][2]}")
+    if wrong:
+        raise RankError("\n".join(wrong))
     return [content for _, content in found]
 
 

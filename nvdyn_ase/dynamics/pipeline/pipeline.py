@@ -222,6 +222,7 @@ class DistributedPipeline:
             assert engine.buffer_config is not None
             departures = Departures(engine, post, following, engine.buffer_config)
             engine.sinks = [departures]
+        engine._need_sinks()
         engine.prior_rank = prior[0] if prior else None
         engine.next_rank = following[0] if following else None
         engine._arrivals, engine._departures = arrivals, departures

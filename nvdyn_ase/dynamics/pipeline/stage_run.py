@@ -71,7 +71,7 @@ class StageRun:
             return True
         if self._is_over():
             return False
-        self.take_mail(wait)
+        self.take_mail(wait and not self._can_go_on())
         return True
 
     def end(self) -> Batch | None:
@@ -119,12 +119,11 @@ class StageRun:
     def _take_in(self) -> None:
         """Let those in for whom there is room."""
         engine = self.engine
-        if self.steps is None:
-            self._take_first()
-            return
         if engine.has_unwritten and engine.may_write:
             engine.write_rejected()
-        if self.arrivals is not None and self.arrivals.has_some and self._has_place():
+        if self.steps is None:
+            self._take_first()
+        elif self._has_newcomers():
             self.steps.admit()
 
     def _take_first(self) -> None:
@@ -138,14 +137,26 @@ class StageRun:
         if batch is not None:
             self.steps = Run(self.engine, batch, self.engine.n_steps)
 
-    def _has_place(self) -> bool:
-        assert self.steps is not None
+    def _has_newcomers(self) -> bool:
+        """Say whether systems have come for whom there is a place."""
         engine = self.engine
-        return len(self.steps.batch) < engine.max_batch_size and engine.may_write
+        if self.arrivals is None or not self.arrivals.has_some:
+            return False
+        return engine.active_batch_has_room and engine.may_write
+
+    def _can_go_on(self) -> bool:
+        """Say whether the next turn finds something to do, though nobody moves and nothing comes.
+
+        Who is done finds room, where sinks have some, and makes room for others.
+        """
+        return (self._holds_systems() and self.engine.may_write) or self._has_newcomers()
 
     def _moves(self) -> bool:
         """Say whether somebody moves; who is done is sent on."""
         return self.steps is not None and len(self.steps.batch) > 0 and not self.steps.settle()
+
+    def _holds_systems(self) -> bool:
+        return self.engine.active_batch_size > 0 or self.engine.has_unwritten
 
     def _is_over(self) -> bool:
         """Say whether nothing is left to do, or nothing can be done in this run."""
@@ -155,7 +166,7 @@ class StageRun:
             raise failure
         if self._is_stopped or failure is not None:
             return True
-        if engine.active_batch_size or engine.has_unwritten:
+        if self._holds_systems():
             return self.departures is None and not engine.may_write
         if self.arrivals is None:
             return self._began and engine.sampler.exhausted
