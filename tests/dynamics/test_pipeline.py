@@ -129,17 +129,13 @@ def stages_of(case, size):
         for mode, places in zip(case["modes"], case["batches"], strict=True)
     ]
     source = SizeAwareSampler(case["data"], max_batch_size=case["batches"][0])
-    first = FIRE(
-        model,
-        convergence_hook=ConvergenceHook.from_fmax(0.05),
-        n_steps=6,
-        sampler=source,
-        refill_frequency=case["frequency"],
-        **common[0],
-    )
-    if case["dtype"] is torch.float32:  # random numbers would widen it
+    supplied = {"sampler": source, "refill_frequency": case["frequency"], **common[0]}
+    if case["dtype"] is torch.float32:  # optimizers and random numbers would widen it
+        first = NVE(model, dt=0.1, n_steps=2, **supplied)
         second = NVE(model, dt=0.2, n_steps=case["steps"][0], **common[1])
     else:
+        criterion = ConvergenceHook.from_fmax(0.05)
+        first = FIRE(model, convergence_hook=criterion, n_steps=6, **supplied)
         second = Langevin(model, 0.2, 300.0, 0.1, seed=5, n_steps=case["steps"][0], **common[1])
     third = NVE(model, dt=0.3, n_steps=case["steps"][1], **common[2])
     return [first, second, third][: min(size, 3)]

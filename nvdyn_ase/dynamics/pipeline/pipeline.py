@@ -287,8 +287,6 @@ class DistributedPipeline:
                     raise
                 left = self.stage_run.end()
             self._finish()
-        except PipelineError:
-            raise
         except BaseException as error:
             self._fail(error)
             raise
@@ -316,8 +314,6 @@ class DistributedPipeline:
                 return True
             self.stage_run.end()
             self._finish()
-        except PipelineError:
-            raise
         except BaseException as error:
             self._fail(error)
             raise
@@ -368,5 +364,7 @@ class DistributedPipeline:
         self.watch.wait_for_all(self.stage_run.post.check)
 
     def _fail(self, error: BaseException) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        self.watch.fail(self.watch.rank, reason)
+        """Tell the others why this rank ends, if it is not because one of them has."""
+        if not isinstance(error, PipelineError):
+            self.watch.fail(self.watch.rank, f"{type(error).__name__}: {error}")
+        self.watch.leave()

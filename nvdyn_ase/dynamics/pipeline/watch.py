@@ -6,9 +6,9 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any
 
-# How often a rank looks for a note, and how long it waits for one that says more than that a
-# connection was closed.
-_EVERY, _PATIENCE = 0.5, 2.0
+# How often a rank looks for a note, how long it waits for one that says more than that a connection
+# was closed, and how long for the others to have read one: the store may end with it.
+_EVERY, _PATIENCE, _FAREWELL = 0.5, 2.0, 5.0
 
 
 class PipelineError(RuntimeError):
@@ -103,8 +103,8 @@ class Watch:
         while time.monotonic() < end:
             try:
                 failure = self.failure()
-            except Exception:
-                break
+            except Exception as storeless:
+                return self._storeless(storeless)
             if failure is not None:
                 return failure
             time.sleep(0.05)
@@ -112,6 +112,16 @@ class Watch:
         failure = PipelineError(rank, f"its process has died, and left no reason ({why})")
         self.fail(failure.rank, failure.reason)
         return failure
+
+    def leave(self) -> None:
+        """Wait a little until all others know of a failure, so that each can say what it was."""
+        end = time.monotonic() + _FAREWELL
+        try:
+            self.store.add("know", 1)
+            while self.store.add("know", 0) < self.size and time.monotonic() < end:
+                time.sleep(0.05)
+        except Exception:  # there is nobody to wait for without the store
+            return
 
     def wait_for_all(self, check: Callable[[], None]) -> None:
         """Return when all ranks have ended a run; ``check`` is called meanwhile and may raise."""
