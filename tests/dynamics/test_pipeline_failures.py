@@ -132,7 +132,7 @@ def fill_twice(rank):
             runs += 1
             more = torch.tensor([0 if pipe.local_stage.done else 1])
             torch.distributed.all_reduce(more)
-            if pipe.local_stage.is_final_stage:
+            if pipe.local_stage.is_final_stage and len(sinks[0]):
                 left += identities(sinks[0].drain())
             if not more:
                 break

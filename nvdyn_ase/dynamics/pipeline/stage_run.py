@@ -166,7 +166,7 @@ class StageRun:
             raise failure
         if self._is_stopped or failure is not None:
             return True
-        if self._holds_systems():
+        if self._holds_systems() or (self.arrivals is not None and self.arrivals.has_some):
             return self.departures is None and not engine.may_write
         if self.arrivals is None:
             return self._began and engine.sampler.exhausted
