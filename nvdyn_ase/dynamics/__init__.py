@@ -1,8 +1,8 @@
 """How a batch moves: engines, hooks, convergence, optimizers and integrators."""
 
 from nvdyn_ase.dynamics.base import BaseDynamics
-from nvdyn_ase.dynamics.communication import BufferConfig, CommMode
 from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
+from nvdyn_ase.dynamics.communication import BufferConfig, CommMode
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.dynamics.hooks import (

@@ -23,7 +23,7 @@ class StageRun:
     Parameters
     ----------
     engine
-        Of this rank; its sampler gives what it begins with, and its sinks take what it is done with.
+        Of this rank.
     post
         To the neighbours.
     arrivals
