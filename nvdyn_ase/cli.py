@@ -2,7 +2,10 @@
 
 import argparse
 import ast
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from nvdyn_ase import __version__
@@ -57,9 +60,14 @@ if it was stopped
   goes on from a checkpoint, at most --checkpoint-every steps old, beside the output. It ends as an
   undisturbed run would have.
 
+on many GPUs or nodes
+  torchrun --nproc-per-node=4 -m nvdyn_ase relax ... shares the input over the ranks and writes one
+  output. The exit status is 0 then when every structure is in it, however it ended.
+
 exit status
   0 all converged, or did their steps; 1 some did not, or failed; 2 bad usage, unreadable input or
-  output that cannot be written; 130 interrupted
+  output that cannot be written; 130 interrupted. Of a complete output --resume says again what the
+  run has said, where the format tells how structures ended.
 """
 
 
@@ -72,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         The words after the command; those of the process by default.
     """
     try:
-        arguments = _parsed(argv)
+        with _once():
+            arguments = _parsed(argv)
     except SystemExit as leave:  # argparse has said why
         return int(leave.code or 0)
     try:
@@ -89,10 +98,30 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _is_launched() -> bool:
+    """Say whether this process is one of several, as torchrun starts them."""
+    said = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(os.environ.get(name) for name in said)
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """Let only the first of the processes of a job speak: all would say the same."""
+    if not _is_launched() or os.environ["RANK"] == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
 def _run(arguments: argparse.Namespace) -> int:
     # Torch takes seconds to import, for which help and typing errors should not wait.
     from nvdyn_ase import commands
 
+    if _is_launched():
+        from nvdyn_ase import rank_commands
+
+        return rank_commands.run(arguments)
     try:
         return (commands.plan_files if arguments.dry_run else commands.run_files)(arguments)
     except commands.FOR_THE_USER as error:
@@ -180,7 +209,8 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="emt, lj, morse, harmonic, chgnet, mace, or a name that a package has registered",
+        help="emt, eam, lj, morse, sw, tersoff, table, d3, harmonic, chgnet, mace, or a name that "
+        "a package has registered",
     )
     energy.add_argument(
         "--model-option",

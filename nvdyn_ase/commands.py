@@ -1,7 +1,10 @@
 """What each command of ``nvdyn-ase`` does with the words that :mod:`nvdyn_ase.cli` has read."""
 
 import argparse
-from collections.abc import Iterator
+import gc
+from collections.abc import Container, Iterator, Sized
+from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
@@ -9,17 +12,18 @@ import torch
 
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.background_writer import BackgroundWriter, WriteError
+from nvdyn_ase.counting import estimate
 from nvdyn_ase.dynamics.checkpoint import CheckpointError
 from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.output import OutputError, ResultFile, result_file
 from nvdyn_ase.planning import plan, table
 from nvdyn_ase.progress import Bar, Summary
-from nvdyn_ase.provenance import provenance
+from nvdyn_ase.provenance import UNBINDING, provenance
 from nvdyn_ase.reading import Unreadable, structures
 from nvdyn_ase.workflows.ahead import ReadAhead
 from nvdyn_ase.workflows.capacity import Capacity
-from nvdyn_ase.workflows.checkpoints import Checkpoints
+from nvdyn_ase.workflows.checkpoints import Checkpoints, checkpoints_of_ranks
 from nvdyn_ase.workflows.flow import flow
 from nvdyn_ase.workflows.stream import in_order
 from nvdyn_ase.workflows.supply import Numbered
@@ -35,26 +39,41 @@ FOR_THE_USER = (CommandError, JobError, OutputError, CheckpointError)
 
 def run_files(arguments: argparse.Namespace) -> int:
     """Do a job with the structures in files; return the exit status of the command."""
-    job, model = job_of(arguments), _model(arguments)
-    _check(arguments, job, model)
-    source = _provenance(arguments, job, model)
+    job, model = job_of(arguments), model_of(arguments)
+    check(arguments, job, model)
+    source = provenance_of(arguments, job, model)
     output = result_file(
         *(arguments.output, arguments.output_format, arguments.overwrite),
         resume=arguments.resume,
         method=job.method,
     )
-    run = _FileRun(arguments, job, model, output, source)
+    run = FileRun(arguments, job, model, output, source)
     if arguments.resume and output.is_complete() and not arguments.retry_failed:
         run.checkpoints.remove()  # it was about to be when the run was stopped
+        output.look_into()
         print(f"{arguments.output} is complete: there is nothing to resume")
-        return 0
-    return run.do()
+        return 0 if job.is_success(output.outcomes()) else 1
+    with without_looking_for_garbage_in_what_is_there():
+        return run.do()
+
+
+@contextmanager
+def without_looking_for_garbage_in_what_is_there() -> Iterator[None]:
+    """Let Python look for garbage in what is made from now on, and not in all modules each time.
+
+    That takes a tenth of the time of a cheap model.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def plan_files(arguments: argparse.Namespace) -> int:
     """Say what doing a job with the structures in files would take; return the exit status."""
-    job, model = job_of(arguments), _model(arguments)
-    _check(arguments, job, model)
+    job, model = job_of(arguments), model_of(arguments)
+    check(arguments, job, model)
     given = Input(arguments, job)
     capacity = Capacity(arguments.batch_size, model, arguments.max_atoms)
     found = plan(given.read(), model, capacity)
@@ -64,7 +83,7 @@ def plan_files(arguments: argparse.Namespace) -> int:
     return 0 if found.usable == found.structures and not given.problems else 1
 
 
-class _FileRun:
+class FileRun:
     """The structures of files on their way through a job, into a file."""
 
     def __init__(
@@ -82,8 +101,9 @@ class _FileRun:
         self.checkpoints = Checkpoints(
             output.path.with_name(f"{output.path.name}.checkpoint.npz"),
             every=arguments.checkpoint_every,
-            run={key: value for key, value in source.items() if key != "versions"},
+            run={key: value for key, value in source.items() if key not in UNBINDING},
         )
+        self.checkpoints.also = checkpoints_of_ranks(output.path)
 
     def do(self) -> int:
         """Move all structures, and write them; return the exit status."""
@@ -99,7 +119,7 @@ class _FileRun:
             if not resume:
                 output.open(len(first), self.source)
                 self.checkpoints.remove()
-            stopped = self._move(chain(first, reading), done)
+            stopped = self.move(chain(first, reading), done)
         finally:
             reading.close()
         return self._told(stopped, len(done))
@@ -109,7 +129,7 @@ class _FileRun:
         failed = self.output.failed() if self.arguments.retry_failed else set()
         return frozenset(self.output.done() - failed)
 
-    def _move(self, numbered: Iterator[Numbered], done: frozenset[int]) -> BaseException | None:
+    def move(self, numbered: Iterator[Numbered], done: Container[int]) -> BaseException | None:
         """Move structures and write them; return what has stopped it, if anything."""
         writer: BackgroundWriter[Result] = BackgroundWriter(self.output)
         self.checkpoints.before = writer.flush
@@ -121,7 +141,7 @@ class _FileRun:
         except BaseException as why:  # whatever it is, what was written must be whole
             stopped = why
         try:
-            writer.close(self.output.close, stopped is None)
+            writer.close(self.output.close, stopped is None, self.input.problems)
         except WriteError as error:
             cause = error.__cause__
             stopped = cause if isinstance(cause, OutputError) else OutputError(one_line(error))
@@ -141,18 +161,36 @@ class _FileRun:
             raise stopped
         return 0 if not problems and self.job.is_success(self.output.outcomes()) else 1
 
-    def _results(self, numbered: Iterator[Numbered], done: frozenset[int]) -> Iterator[Result]:
-        arguments = self.arguments
-        shown: bool | str = "always" if arguments.progress else arguments.progress is None
+    def _results(self, numbered: Iterator[Numbered], done: Container[int]) -> Iterator[Result]:
         results: Iterator[Result] = flow(
             *(numbered, self.model, self.job.make, self.job.n_steps),
             cell_filter=self.job.cell_filter,
-            capacity=Capacity(arguments.batch_size, self.model, arguments.max_atoms),
-            bar=Bar(numbered, False if arguments.quiet else shown),
+            capacity=self.capacity(),
+            bar=self.bar(numbered),
             checkpoints=self.checkpoints,
             done=done,
         )
-        return in_order(results) if arguments.ordered else results
+        return in_order(results) if self.is_ordered else results
+
+    def capacity(self) -> Capacity:
+        """Return how much a batch holds."""
+        return Capacity(self.arguments.batch_size, self.model, self.arguments.max_atoms)
+
+    def bar(self, numbered: Iterator[Numbered]) -> Bar:
+        """Return what shows how far it is."""
+        return Bar(numbered, self.is_shown, self.input.expected)
+
+    @property
+    def is_shown(self) -> bool | str:
+        """Whether there is a bar, as :class:`Bar` takes it."""
+        arguments = self.arguments
+        shown: bool | str = "always" if arguments.progress else arguments.progress is None
+        return False if arguments.quiet else shown
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether structures that are done early wait to be written."""
+        return bool(self.arguments.ordered)
 
 
 class Input:
@@ -168,23 +206,38 @@ class Input:
         self._names, self._form = arguments.input, arguments.input_format
         self._prepare = job.prepare
         self.problems: dict[int, str] = {}
+        self._skipped = self._count = 0
+        self._is_read = False
 
-    def read(self, skip: frozenset[int] = frozenset()) -> Iterator[Numbered]:
+    def read(self, skip: Container[int] = frozenset()) -> Iterator[Numbered]:
         """Iterate over the structures that can be read, with their positions."""
+        self._skipped = len(skip) if isinstance(skip, Sized) else 0
         for index, found in structures(self._names, self._form, skip):
             if isinstance(found, Unreadable):
                 self.problems[index] = str(found)
                 continue
             if self._prepare is not None:
                 self._prepare(index, found)
+            self._count += 1
             yield index, found
+        self._is_read = True
+
+    @cached_property
+    def _estimate(self) -> int | None:
+        return estimate(self._names, self._form)
+
+    def expected(self) -> int | None:
+        """Return how many structures :meth:`read` gives: an estimate until it has ended."""
+        if self._is_read or self._estimate is None:
+            return self._count if self._is_read else None
+        return max(self._estimate - self._skipped - len(self.problems), self._count)
 
     def why_nothing(self) -> str:
         """Say why there is no structure."""
         return next(iter(self.problems.values()), "there are no structures")
 
 
-def _check(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> None:
+def check(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> None:
     """Raise what would be raised for every structure, before anything is read or written."""
     if arguments.retry_failed and not arguments.resume:
         raise CommandError("--retry-failed goes on with an output; it needs --resume")
@@ -199,11 +252,12 @@ def _check(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> No
         raise CommandError(one_line(error)) from error
 
 
-def _model(arguments: argparse.Namespace) -> BaseModelMixin:
+def model_of(arguments: argparse.Namespace) -> BaseModelMixin:
+    """Return the model that a command names, on its device."""
     device = arguments.device
     try:
         model = as_model(arguments.model, **dict(arguments.model_option))
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     if device is None:
         return model
@@ -214,7 +268,8 @@ def _model(arguments: argparse.Namespace) -> BaseModelMixin:
     return model.to(device)
 
 
-def _provenance(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> dict[str, Any]:
+def provenance_of(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> dict[str, Any]:
+    """Return what there is to know of the run that a command names."""
     try:
         return provenance(
             *(job.method, job.parameters, model, arguments.input),

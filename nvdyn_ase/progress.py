@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -21,6 +21,9 @@ class Bar:
         The stream; the bar has an end if it has a length.
     progress
         True: shown if a person can see it, in a terminal or a notebook; ``"always"``; or False.
+    expected
+        Says how many structures there will be, as far as is known by then; by default the bar goes
+        by the length of the stream.
 
     Raises
     ------
@@ -28,18 +31,24 @@ class Bar:
         ``progress`` is something else.
     """
 
-    def __init__(self, structures: Iterable[Any], progress: bool | str) -> None:
+    def __init__(
+        self,
+        structures: Iterable[Any],
+        progress: bool | str,
+        expected: Callable[[], int | None] | None = None,
+    ) -> None:
         if progress not in (True, False, "always"):
             raise ValueError(f'progress must be True, False or "always", not {progress!r}')
         self._shown = progress == "always" or (progress and _somebody_looks())
-        self._total = len(structures) if isinstance(structures, Sized) else None
+        self._length = len(structures) if isinstance(structures, Sized) else None
+        self._expected = expected or (lambda: self._length)
         self._bar: Any = None
         self._active = self._failed = 0
 
     def __enter__(self) -> None:
         """Show the bar."""
         if self._shown:
-            self._bar = tqdm(total=self._total, unit=" structures", file=sys.stderr)
+            self._bar = tqdm(total=self._expected(), unit=" structures", file=sys.stderr)
 
     def __exit__(self, *exception: object) -> None:
         """Leave the bar as it is."""
@@ -56,6 +65,7 @@ class Bar:
         self._failed += result.outcome.failed
         if self._bar is not None:
             self.say()
+            self._bar.total = self._expected()
             self._bar.update(1)
 
     def say(self, active: int | None = None) -> None:
@@ -96,6 +106,8 @@ class Summary:
 
     Attributes
     ----------
+    failures_shown
+        As given.
     converged, not_converged, failed
         Structures that ended so; in dynamics those that did their steps have not converged.
     steps, most_steps, evaluations
@@ -110,7 +122,7 @@ class Summary:
         self.converged = self.not_converged = self.failed = 0
         self.steps = self.most_steps = self.evaluations = self.before = 0
         self.failures: list[tuple[int, str, str]] = []
-        self._failures_shown, self._by_steps = failures_shown, by_steps
+        self.failures_shown, self._by_steps = failures_shown, by_steps
         self._start = time.perf_counter()
         self._seconds: float | None = None
 
@@ -121,7 +133,7 @@ class Summary:
         self.evaluations += result.evaluations
         if result.outcome.failed:
             self.failed += 1
-            if len(self.failures) < self._failures_shown:
+            if len(self.failures) < self.failures_shown:
                 self.failures.append((result.index, result.outcome.name.lower(), result.reason))
         elif result.converged:
             self.converged += 1
@@ -132,7 +144,7 @@ class Summary:
     def unreadable(self, index: int, problem: str) -> None:
         """Count a record of the input that is no structure."""
         self.failed += 1
-        if len(self.failures) < self._failures_shown:
+        if len(self.failures) < self.failures_shown:
             self.failures.append((index, "unreadable", problem))
 
     def watch(self, results: Iterable[Result]) -> Iterator[Result]:

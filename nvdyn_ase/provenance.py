@@ -19,6 +19,8 @@ from nvdyn_ase.models import BaseModelMixin
 #: What has to be the same for results to belong together. Versions may differ.
 _BINDING = ("method", "model", "number")
 _PARAMETERS = ("parameters", "seed")
+#: What results do not depend on.
+UNBINDING = ("versions", "ranks")
 
 
 def provenance(
@@ -31,6 +33,7 @@ def provenance(
     model_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     number: int | None = None,
+    ranks: int | None = None,
 ) -> dict[str, Any]:
     """Return what there is to know of a run, as JSON holds it.
 
@@ -51,12 +54,15 @@ def provenance(
         Of random numbers.
     number
         How many structures there are, if that is known.
+    ranks
+        How many processes share the work; None if it is not shared. Results do not depend on it.
 
     Returns
     -------
     dict
         ``versions``, ``method``, ``parameters``, ``model`` (name, options, class, hash), ``seed``,
-        ``number``, ``input`` (see :func:`nvdyn_ase.input_identity.identity`).
+        ``number``, ``input`` (see :func:`nvdyn_ase.input_identity.identity`), and ``ranks`` if
+        there are several.
 
     Raises
     ------
@@ -85,6 +91,7 @@ def provenance(
         "seed": seed,
         "number": number,
         "input": identity(inputs),
+        **({} if ranks is None else {"ranks": ranks}),
     }
 
 

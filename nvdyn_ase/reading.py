@@ -7,7 +7,7 @@ import lzma
 import sqlite3
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,12 +24,13 @@ from nvdyn_ase.files.frames import frames
 from nvdyn_ase.files.trajectory import whole_items
 from nvdyn_ase.input_identity import path_of
 
-_COMPRESSED: dict[str, Callable[..., Any]] = {
+#: Endings of files that are unpacked as they are read.
+COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 64
 
 
 class Unreadable(NamedTuple):
@@ -89,17 +90,35 @@ def structures(
     """
     position = 0
     for name in names:
-        for number, record in _guarded(name, form):
+        for number, record in _guarded(name, form, partial(_is_in, skip, position)):
             if position not in skip:
                 yield position, _read(name, number, record)
             position += 1
 
 
-def _guarded(name: str, form: str | None) -> Iterator[tuple[int | None, _Record]]:
-    """Iterate over the records of a file; an error ends it, and is the last record."""
+def _is_in(positions: Container[int], first: int, own: int) -> bool:
+    return first + own in positions
+
+
+def count(names: Sequence[str], form: str | None = None) -> int:
+    """Return how many positions there are in files, as :func:`structures` counts them.
+
+    Extended xyz, trajectories and databases are not read for it, only looked through. Other formats
+    are read.
+    """
+    return sum(1 for name in names for _ in _guarded(name, form, lambda own: True))
+
+
+def _guarded(
+    name: str, form: str | None, unwanted: Callable[[int], bool]
+) -> Iterator[tuple[int | None, _Record]]:
+    """Iterate over the records of a file; an error ends it, and is the last record.
+
+    Those that are unwanted, counted from 0 as they come, need not be such as can be read.
+    """
     following: int | None = None
     try:
-        for number, record in _selected(name, form):
+        for number, record in _selected(name, form, unwanted):
             yield number, record
             following = number + 1
     except Exception as error:
@@ -109,12 +128,14 @@ def _guarded(name: str, form: str | None) -> Iterator[tuple[int | None, _Record]
         yield None, "there are no structures in it"
 
 
-def _selected(name: str, form: str | None) -> Iterator[tuple[int, _Record]]:
+def _selected(
+    name: str, form: str | None, unwanted: Callable[[int], bool]
+) -> Iterator[tuple[int, _Record]]:
     """Iterate over the records that the name selects, with their numbers in the file."""
     path = path_of(name)
     path.open("rb").close()  # raises what is wrong with it
     form = form or filetype(str(path))
-    index = _index(name, path)
+    index = selection(name, path)
     if form not in _READERS or index is None:
         yield from enumerate(partial(_restored, a) for a in ase.io.iread(name, format=form))
         return
@@ -122,12 +143,17 @@ def _selected(name: str, form: str | None) -> Iterator[tuple[int, _Record]]:
     if step < 1:
         raise ValueError("structures are read forwards only")
     if start < 0 or (stop or 0) < 0:
-        total = sum(1 for _ in _READERS[form](path))
+        total = sum(1 for _ in _READERS[form](path, lambda number: True))
         start, stop, step = index.indices(total)
-    yield from islice(enumerate(_READERS[form](path)), start, stop, step)
+
+    def passed(number: int) -> bool:
+        own, rest = divmod(number - start, step)
+        return own < 0 or rest != 0 or (stop is not None and number >= stop) or unwanted(own)
+
+    yield from islice(enumerate(_READERS[form](path, passed)), start, stop, step)
 
 
-def _index(name: str, path: Path) -> slice | None:
+def selection(name: str, path: Path) -> slice | None:
     """Return the part of a file that a name selects; None for a query."""
     if Path(name) == path:
         return slice(None)
@@ -163,9 +189,12 @@ def _why(error: Exception) -> str:
 # -------------------------------------------------------------------- the formats
 
 
-def _of_extxyz(path: Path) -> Iterator[_Record]:
+# Each takes a file and what says of which of its records nobody will ask for the structure.
+
+
+def _of_extxyz(path: Path, passed: Callable[[int], bool]) -> Iterator[_Record]:
     with _snapshot(path) as file:
-        for frame in frames(file):
+        for frame in frames(file, passed):
             yield frame.problem or partial(_of_text, frame.text)
 
 
@@ -173,7 +202,7 @@ def _of_text(text: bytes) -> ase.Atoms:
     return _restored(from_text(text))
 
 
-def _of_trajectory(path: Path) -> Iterator[_Record]:
+def _of_trajectory(path: Path, passed: Callable[[int], bool]) -> Iterator[_Record]:
     with path.open("rb") as file:
         reader, is_whole = whole_items(path, file, path.stat().st_size)
         for place in range(0 if reader is None else len(reader)):
@@ -186,15 +215,15 @@ def _of_item(reader: Any, place: int) -> ase.Atoms:
     return _restored(reader[place])
 
 
-def _of_database(path: Path) -> Iterator[_Record]:
+def _of_database(path: Path, passed: Callable[[int], bool]) -> Iterator[_Record]:
     database = ase.db.connect(path, type="db", use_lock_file=False)
     with closing(sqlite3.connect(path)) as connection:
         ids = [row for (row,) in connection.execute("SELECT id FROM systems ORDER BY id")]
     for start in range(0, len(ids), _ROWS_AT_ONCE):
         some = ids[start : start + _ROWS_AT_ONCE]
-        rows = _rows(database, some)
+        rows = cache(partial(_rows, database, some))  # only if one of them is asked for
         for row in some:
-            yield partial(_of_row, rows.get(row), database, row)
+            yield partial(_of_row, rows, database, row)
 
 
 def _rows(database: Any, ids: Sequence[int]) -> dict[int, AtomsRow]:
@@ -208,8 +237,8 @@ def _rows(database: Any, ids: Sequence[int]) -> dict[int, AtomsRow]:
     return rows
 
 
-def _of_row(row: AtomsRow | None, database: Any, number: int) -> ase.Atoms:
-    row = database.get(id=number) if row is None else row
+def _of_row(rows: Callable[[], dict[int, AtomsRow]], database: Any, number: int) -> ase.Atoms:
+    row = rows().get(number) or database.get(id=number)
     atoms: ase.Atoms = row.toatoms(add_additional_information=True)
     data = dict(atoms.info.pop("data", {}))
     text = data.pop(KEY, None)
@@ -225,7 +254,7 @@ def _restored(atoms: ase.Atoms) -> ase.Atoms:
     return atoms
 
 
-_READERS: dict[str, Callable[[Path], Iterator[_Record]]] = {
+_READERS: dict[str, Callable[[Path, Callable[[int], bool]], Iterator[_Record]]] = {
     "extxyz": _of_extxyz,
     "traj": _of_trajectory,
     "db": _of_database,
@@ -238,7 +267,7 @@ _READERS: dict[str, Callable[[Path], Iterator[_Record]]] = {
 def _snapshot(path: Path) -> BinaryIO:
     """Open a file as it is now, whatever is added to it, and unpack it if it is compressed."""
     raw = io.BufferedReader(_Snapshot(path), 2**20)
-    unpack = _COMPRESSED.get(path.suffix)
+    unpack = COMPRESSED.get(path.suffix)
     return raw if unpack is None else unpack(raw)  # type: ignore[return-value]
 
 

@@ -1,3 +1,4 @@
+import importlib.util
 import re
 import subprocess
 import sys
@@ -89,3 +90,16 @@ def test_the_screening_runs_and_tells_time_and_memory():
     assert each > neighbors + model > 0
     assert abs(each - neighbors - model - rest) < 0.01
     assert ratio > 0
+
+
+def test_ranks_that_nothing_holds_up_share_the_time_and_a_slow_input_is_the_limit():
+    spec = importlib.util.spec_from_file_location("many_ranks", FOLDER / "many_ranks.py")
+    many = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(many)
+    rng = np.random.default_rng(0)
+    free = many.Costs(0.0, 0.0, {"db": 0.0, "extxyz": 1e-3}, 0.0, 0.0)
+    found = many.simulated(20, 40_000, 0.1, free, "db", rng)
+    assert 0.95 < found.work / (40_000 * 0.1 / 20) < 1.1
+    held_up = many.simulated(1000, 40_000, 0.001, free, "extxyz", rng)
+    assert 40.0 <= held_up.work < 45.0
+    assert held_up.idle > 0.9

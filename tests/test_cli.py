@@ -396,7 +396,7 @@ def test_quiet_and_progress(run):
     line = "relax in.traj -o out.traj --overwrite --model emt "
     assert run(line + "--quiet") == (0, "", "")
     assert run(line)[2] == ""
-    assert "2 structures" in run(line + "--progress")[2]
+    assert "2/2 " in run(line + "--progress")[2]
     assert run(line + "--progress --quiet")[2] == ""
 
 

@@ -1,4 +1,5 @@
 import gzip
+import io
 import itertools
 import sqlite3
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvdyn_ase.files.frames import frames
-from nvdyn_ase.reading import Unreadable, structures
+from nvdyn_ase.reading import Unreadable, count, structures
 from tests.files.written import KINDS, STREAMS, assert_kept, some, write
 
 WHOLE = some(5)
@@ -44,6 +45,27 @@ def unread(found):
 
 
 EXPECTED = {index: f"it is number {index}" for index in range(5)}
+
+LINES = ["2\n", "1\n", " 3 \n", "H 0 0 0\n", "C 1 1 1\n", "about it\n", "\n", "VEC1 1 0 0\n", "0 0"]
+
+
+@given(st.lists(st.sampled_from(LINES)), st.sets(st.integers(0, 30)))
+def test_frames_that_nobody_wants_are_the_same_frames(lines, unwanted):
+    text = "".join(lines).encode()
+    found = list(frames(io.BytesIO(text), unwanted.__contains__))
+    every = list(frames(io.BytesIO(text)))
+    assert [own._replace(text=b"") for own in found] == [own._replace(text=b"") for own in every]
+    for number, (own, other) in enumerate(zip(found, every, strict=True)):
+        assert own.text == other.text or number in unwanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", ["", "@1:4", "@::2", "@-2:"])
+def test_counting_is_as_reading(whole, kind, part):
+    names = [str(whole[kind]), f"{whole[kind]}{part}", "none.traj"]
+    assert count(names) == len(read(*names))
+    several = read(*names, skip={0, 3, 6})
+    assert several.keys() == read(*names).keys() - {0, 3, 6}
 
 
 @pytest.mark.parametrize("kind", KINDS)

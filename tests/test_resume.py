@@ -174,6 +174,22 @@ def test_death_when_all_is_done(capsys):
     assert ends("out.db") == before
 
 
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz", "out.traj"])
+@pytest.mark.parametrize("wrong", ["nothing", "steps", "record"])
+def test_a_complete_output_says_again_what_the_run_has_said(name, wrong, capsys):
+    ase.io.write("in.extxyz", mixed(3))
+    if wrong == "record":
+        with open("in.extxyz", "a") as file:
+            file.write("2\n\nCu 0 0 0\nCu 0 zero 0\n")
+    steps = 1 if wrong == "steps" else 200
+    line = f"relax in.extxyz -o {name} --model emt --steps {steps} --quiet"
+    assert main(line.split()) == (0 if wrong == "nothing" else 1)
+    before = contents()
+    assert main(f"{line} --resume".split()) == (0 if wrong == "nothing" else 1)
+    assert capsys.readouterr().out == f"{name} is complete: there is nothing to resume\n"
+    assert contents() == before
+
+
 # -------------------------------------------------------------------- what is not gone on with
 
 

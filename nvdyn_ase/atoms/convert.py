@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
 from nvdyn_ase.atoms.descriptions import descriptions
+from nvdyn_ase.atoms.electrons import ELECTRONS, electrons
 from nvdyn_ase.atoms.learning import bonds
 from nvdyn_ase.atoms.momenta import to_velocities
 from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin, declared_name, field_key, fits_tensor
@@ -41,6 +42,7 @@ def read(atoms: ase.Atoms, copy_constraints: bool = True) -> Reading:
     if not len(atoms):
         raise ValueError("the structure has no atoms")
     declared: dict[str, np.ndarray] = {"cell": atoms.cell.array, "pbc": atoms.pbc}
+    declared |= electrons(atoms.info)
     own: dict[str, np.ndarray] = {}
     fields: dict[str, tuple[str, np.dtype[Any]]] = {}
     host_arrays: dict[str, np.ndarray] = {}
@@ -105,9 +107,12 @@ def from_atoms(
 
     Numeric arrays with a row per atom become node fields under the name that
     :func:`nvdyn_ase.atoms.field_key` gives; ``info`` and arrays of other types stay on the host.
-    Momenta become velocities. If all constraints are ``FixAtoms`` they become the field ``fixed``;
-    otherwise what each of them says rides along in ``constraints``, in their order, if all are of
-    kinds that the engine knows, and if not, all of them do as one :class:`HostConstraint`.
+    ``info["charge"]`` and ``info["spin"]``, if they are numbers, are ``total_charge`` and
+    ``spin_multiplicity`` too. Momenta become velocities.
+
+    If all constraints are ``FixAtoms`` they become the field ``fixed``; otherwise what each of them
+    says rides along in ``constraints``, in their order, if all are of kinds that the engine knows,
+    and if not, all of them do as one :class:`HostConstraint`.
 
     Parameters
     ----------
@@ -229,9 +234,11 @@ def _declared_columns(
 
 
 def absent(key: str, numbers: np.ndarray) -> np.ndarray:
-    """Return the rows of a declared node field for a structure that does not have its array."""
+    """Return the rows of a declared field for a structure that does not have it."""
     if key == "atomic_masses":
         return atomic_masses[numbers]
+    if key in ELECTRONS:
+        return np.array([FIELDS[key].default])
     return np.zeros((len(numbers), *FIELDS[key].shape))
 
 

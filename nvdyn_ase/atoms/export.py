@@ -11,6 +11,7 @@ from ase.data import atomic_masses
 
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
 from nvdyn_ase.atoms.descriptions import say_the_same, undescribed
+from nvdyn_ase.atoms.electrons import changed_electrons
 from nvdyn_ase.atoms.momenta import to_momenta
 from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin
 from nvdyn_ase.atoms.results import PROPERTIES, HostResults
@@ -124,7 +125,7 @@ class _Source:
             own = not self._is_declared(key) and self._levels[key] is Level.SYSTEM
             if own and not (ORIGIN in host and self._only_filled(key, value)):
                 info[key] = value.item() if value.size == 1 else value.copy()
-        return info
+        return info | changed_electrons(fields, info, ORIGIN in host)
 
     def _is_declared(self, key: str) -> bool:
         """Say whether a field has its place in an Atoms or among the results of its calculator."""

@@ -36,7 +36,7 @@ def leave_results(atoms: ase.Atoms, results: dict[str, Any], shared: bool) -> No
     calculator = atoms.calc
     if calculator is None or isinstance(calculator, SinglePointCalculator):
         if calculator is None or not _has(calculator, atoms, results):
-            atoms.calc = SinglePointCalculator(atoms, **results)
+            atoms.calc = SinglePointCalculator(_Taken(atoms), **results)
     elif _is_proxy(calculator) and not shared:
         if not _has(calculator, atoms, results):
             calculator.hold(atoms, results)
@@ -46,6 +46,17 @@ def leave_results(atoms: ase.Atoms, results: dict[str, Any], shared: bool) -> No
             proxy.hold(atoms, results)
     elif not _has(calculator, atoms, results):
         _fill(calculator, atoms, results)
+
+
+class _Taken:
+    """An Atoms of which a calculator gets the cheapest copy there is."""
+
+    def __init__(self, atoms: ase.Atoms) -> None:
+        self._atoms = atoms
+
+    def copy(self) -> ase.Atoms:
+        """Return it."""
+        return snapshot(self._atoms)
 
 
 def _is_proxy(calculator: Any) -> bool:

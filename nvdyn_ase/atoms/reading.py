@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nvdyn_ase.atoms.comparing import Comparison
 from nvdyn_ase.atoms.convert import from_atoms
+from nvdyn_ase.atoms.electrons import ELECTRONS
 from nvdyn_ase.atoms.origin import ORIGIN
 from nvdyn_ase.atoms.writing import check_sizes
 from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level
@@ -127,7 +128,7 @@ def _fields(
     for row in rows:
         origin = batch.host[row].get(ORIGIN)
         known = [] if origin is None else [key for key, _ in origin.fields.values()]
-        for key in (*known, "fixed"):
+        for key in (*known, "fixed", *ELECTRONS):
             if key in batch:
                 default = FIELDS[key].default if key in FIELDS else batch.defaults.get(key)
                 found.setdefault(key, (batch.level(key), default))

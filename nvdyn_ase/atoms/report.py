@@ -1,7 +1,7 @@
 """How each system of a batch ended, for its user."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ase
@@ -52,16 +52,12 @@ class Result:
     reason: str = ""
     stage_steps: tuple[int, ...] = ()
 
-    def at(self, index: int) -> "Result":
-        """Return the same at another position in the input."""
-        return replace(self, index=index)
-
     @classmethod
     def of_batch(
         cls,
         batch: Batch,
         atoms: Sequence[ase.Atoms],
-        first: int = 0,
+        indices: Sequence[int] | None = None,
         energies: np.ndarray | None = None,
     ) -> list["Result"]:
         """Return the result of every system of a batch.
@@ -72,8 +68,8 @@ class Result:
             The systems.
         atoms
             The user's objects, in the same order, up to date.
-        first
-            Position in the input of the first.
+        indices
+            Their positions in the input; 0, 1, 2, ... by default.
         energies
             (B,), eV; those of the model by default.
         """
@@ -86,6 +82,7 @@ class Result:
             lost = collapsed(batch).view(-1).cpu().numpy()
         notes = batch["blow_up"].cpu().tolist() if "blow_up" in batch else [None] * len(batch)
         stages = batch["stage_steps"].tolist() if "stage_steps" in batch else [()] * len(batch)
+        positions = range(len(batch)) if indices is None else indices
         results = []
         for row, system in enumerate(atoms):
             outcome = Outcome(int(columns["outcome"][row]))
@@ -94,7 +91,7 @@ class Result:
             results.append(
                 cls(
                     atoms=system,
-                    index=first + row,
+                    index=positions[row],
                     converged=outcome is Outcome.CONVERGED,
                     steps=int(columns["steps"][row]),
                     evaluations=int(columns["evaluations"][row]),

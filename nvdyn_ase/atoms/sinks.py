@@ -57,7 +57,7 @@ class FileSink(DataSink):
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.path, self.capacity = path, capacity
         self._file = self._kind(path)
-        self._count = len(self._file.recover())
+        self._file.recover()
 
     def __repr__(self) -> str:
         """Say where, and how full it is."""
@@ -66,7 +66,7 @@ class FileSink(DataSink):
 
     def __len__(self) -> int:
         """Return the number of systems in the file."""
-        return self._count
+        return self._file.records()
 
     def __enter__(self) -> Self:
         """Return itself; :meth:`close` follows."""
@@ -94,12 +94,11 @@ class FileSink(DataSink):
         columns = {key: part[key].view(-1).tolist() for key in _MARKS if key in part}
         for row, atoms in enumerate(batch_to_atoms(part)):
             self._file.add(atoms, {key: column[row] for key, column in columns.items()})
-            self._count += 1
         self._file.commit()
 
     def read(self) -> Batch:
         """Return everything, and keep it; RuntimeError if there is nothing."""
-        if not self._count:
+        if not len(self):
             raise RuntimeError("the sink is empty")
         structures, marks = [], []
         for atoms, own in self._file.read():
@@ -117,7 +116,7 @@ class FileSink(DataSink):
         for path in self._kind.belongings(Path(self.path)):
             path.unlink(missing_ok=True)
         self._file = self._kind(self.path)
-        self._count = len(self._file.recover())
+        self._file.recover()
 
     def close(self) -> None:
         """Have everything on the disk, and let go of the file."""

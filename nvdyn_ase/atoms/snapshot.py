@@ -1,6 +1,10 @@
 """What an ``ase.Atoms`` was when results were computed for it."""
 
+from copy import copy
+
 import ase
+import numpy as np
+from ase.cell import Cell
 
 # What ASE's calculators compare, besides cell and pbc.
 _COMPARED = ("positions", "numbers", "initial_charges", "initial_magmoms")
@@ -11,11 +15,13 @@ def snapshot(atoms: ase.Atoms) -> ase.Atoms:
 
     Calculators do not compare those, and copies of some, as ``FixSymmetry``, are expensive.
     """
-    if not atoms.constraints:
-        return atoms.copy()
-    twin = ase.Atoms(cell=atoms.cell, pbc=atoms.pbc, info=atoms.info, celldisp=atoms.get_celldisp())
+    twin = copy(atoms)
+    own = vars(twin)
+    for name, value in own.items():  # whatever could be changed in place
+        if isinstance(value, (np.ndarray, Cell, dict, list)):
+            own[name] = value.copy()
     twin.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
-    twin.set_constraint(atoms.constraints)
+    twin.calc = None
     return twin
 
 

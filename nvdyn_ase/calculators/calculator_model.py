@@ -79,7 +79,10 @@ class CalculatorModel(BaseModelMixin):
             for name in _PER_ATOM
             if all(implements(calculator, name) for calculator in self._callers.all())
         ]
-        self.model_card = ModelCard(supports_stress=stress, extra_outputs=frozenset(extra))
+        per_atom = frozenset(extra)
+        self.model_card = ModelCard(
+            supports_stress=stress, extra_outputs=per_atom, node_outputs=per_atom
+        )
 
     def __repr__(self) -> str:
         """List the classes of the calculators."""

@@ -44,6 +44,8 @@ class AtomicData(BaseModel):
         directions may be zero.
     pbc
         Periodic along each lattice vector; False by default.
+    total_charge, spin_multiplicity
+        Of the whole system: e, and 2 S + 1, 1 for a singlet; for models that ask for them.
     constraints
         Objects that follow the constraint protocol of ``nvdyn_ase.dynamics.constraints``, in order.
     host
@@ -75,6 +77,8 @@ class AtomicData(BaseModel):
     tags: Tensor | None = None
     hidden: Tensor | None = None
     initial_charges: Tensor | None = None
+    total_charge: Tensor | None = None
+    spin_multiplicity: Tensor | None = None
     orig_cell: Tensor | None = None
     cell_filter: Tensor | None = None
     cell_mask: Tensor | None = None

@@ -70,6 +70,8 @@ FIELDS = _table(
     Field("tags", Level.NODE, (), torch.int64, "1", 0),
     Field("hidden", Level.NODE, (), torch.bool, "1", False),
     Field("initial_charges", Level.NODE, (), None, "e", 0.0),
+    Field("total_charge", Level.SYSTEM, (1,), None, "e", 0.0),
+    Field("spin_multiplicity", Level.SYSTEM, (1,), torch.int64, "1", 1),
     Field("cell", Level.SYSTEM, _MATRIX, None, "Å", 0.0),
     Field("pbc", Level.SYSTEM, _VECTOR, torch.bool, "1", False),
     Field("orig_cell", Level.SYSTEM, _MATRIX, None, "Å", 0.0),

@@ -7,6 +7,7 @@ import torch
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.evaluated import Evaluated
+from nvdyn_ase.dynamics.interrupts import HeldInterrupts
 from nvdyn_ase.dynamics.together import forget_pairs, laid_behind, put_together, replace_fields
 
 if TYPE_CHECKING:
@@ -65,13 +66,14 @@ class ActiveSystems:
         leaving, staying = np.flatnonzero(frozen), np.flatnonzero(~frozen)
         state = self.engine.state
         left = forget_pairs(self.engine, self.batch.index_select(leaving))
-        self.engine.show_last(left, end=False)
-        self._left.append((self.rows[leaving], left, state.index_select(leaving)))
-        since = self.engine.steps_on_coming
-        if since is not None:
-            rows = torch.from_numpy(staying).to(since.device)
-            self.engine.steps_on_coming = since.index_select(0, rows)
-        self.batch, self.rows = go_on_with(self.engine, self.batch, staying), self.rows[staying]
+        with HeldInterrupts():  # who has been shown for the last time has to leave
+            self.engine.show_last(left, end=False)
+            self._left.append((self.rows[leaving], left, state.index_select(leaving)))
+            since = self.engine.steps_on_coming
+            if since is not None:
+                rows = torch.from_numpy(staying).to(since.device)
+                self.engine.steps_on_coming = since.index_select(0, rows)
+            self.batch, self.rows = go_on_with(self.engine, self.batch, staying), self.rows[staying]
         return staying
 
     def _are_enough(self, frozen: np.ndarray) -> bool:

@@ -399,8 +399,8 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
         if batch is self._batch:
             return
         self.whole = self._places = None
-        self.follow(batch, batch.like(), None)
         try:
+            self.follow(batch, batch.like(), None)
             self._init_state(batch)
         except BaseException:
             self._batch = None  # it is new to the engine still

@@ -27,6 +27,9 @@ class Compiling(BaseDynamics):
     def compile(self, **kwargs: Any) -> Self:
         """Have ``torch.compile`` make the moves of every stage into few kernels; return self.
 
+        When systems enter a stage, the host looks up which rows move, and there the compiler breaks
+        off; so ``fullgraph=True`` is not possible.
+
         Parameters
         ----------
         **kwargs

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nvdyn_ase.data import Batch
+from nvdyn_ase.data import Batch, Level
 from nvdyn_ase.dynamics.constraints import BatchConstraints
 from nvdyn_ase.dynamics.counts import count
 from nvdyn_ase.dynamics.evaluated import Evaluated
@@ -88,7 +88,8 @@ class ForwardPass(PerSystemParameters):
         Raises
         ------
         RuntimeError
-            The model does not give a field that the method needs; the message names it.
+            The model does not give a field that the method needs, or gives one that has not as many
+            rows as are declared; the message names it.
         """
         failures: dict[int, str] = {}
         if self._neighbors is not None:
@@ -109,13 +110,29 @@ class ForwardPass(PerSystemParameters):
         dtype = batch["positions"].dtype
         for key, values in outputs.items():
             other = values.is_floating_point() and values.dtype is not dtype
-            batch[key] = values.to(dtype) if other else values
+            values = values.to(dtype) if other else values
+            if key in batch:
+                batch[key] = values
+            else:
+                self._add_output(batch, key, values)
         batch.evaluated = Evaluated.now(batch, self.model, outputs)
         failures = outputs.failures | failures
         new = {row: why for row, why in failures.items() if "failure" not in batch.host[row]}
         if new:
             self._note_failures(batch, new)
         return outputs
+
+    def _add_output(self, batch: Batch, key: str, values: Tensor) -> None:
+        """Write an output that the batch has not had, at the level that is declared for it."""
+        level = self.model.model_card.level_of(key)
+        if not values.ndim or len(values) != batch.num_rows(level):
+            raise RuntimeError(
+                f"{type(self.model).__name__} gives {key!r} of shape {tuple(values.shape)} for "
+                f"{len(batch)} systems with {batch.num_nodes} atoms, and it is declared to have a "
+                f"row for each {'atom' if level is Level.NODE else 'system'}; "
+                "ModelCard.node_outputs names what has one for each atom"
+            )
+        batch.add_key(key, values, level)
 
     def _note_failures(self, batch: Batch, failures: dict[int, str]) -> None:
         """Retire systems that could not be evaluated, with the reason in their ``host``."""

@@ -1,6 +1,6 @@
 """Inflight batching: systems that are done leave a running batch, and others take their place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,6 +10,7 @@ from loguru import logger
 from nvdyn_ase.data import AtomicData, Batch
 from nvdyn_ase.dynamics.active import go_on_with
 from nvdyn_ase.dynamics.intake import Intake
+from nvdyn_ase.dynamics.interrupts import HeldInterrupts
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.sinks import DataSink, HostMemory
 from nvdyn_ase.dynamics.together import forget_pairs, name_unknown, put_together
@@ -100,6 +101,7 @@ class InflightBatching(Intake):
         #: Of the batch in flight, how many steps each system had when it came, (B, 1).
         self.steps_on_coming: torch.Tensor | None = None
         self._sink_failure: BaseException | None = None
+        self._interrupt: BaseException | None = None
         self._homeless: list[Batch] = []
 
     def _need_sinks(self) -> None:
@@ -178,7 +180,8 @@ class InflightBatching(Intake):
             batch = None if admitted is None else admitted[0]
         else:
             self.input_fields |= set(batch.keys())
-        self.active_batch = batch
+        with HeldInterrupts():
+            self.active_batch, self._taken = batch, []
         return batch
 
     # ---------------------------------------------------------------- going
@@ -245,22 +248,24 @@ class InflightBatching(Intake):
         leaving, staying = np.flatnonzero(frozen), np.arange(len(batch))
         left = forget_pairs(engine, batch.index_select(leaving))
         name_unknown(left, self.input_fields)
-        if refill:
-            engine.show_last(left, end=False)
-        joining, written = None, 0
-        try:
-            for written in self._write(left):
-                staying = np.setdiff1d(np.arange(len(batch)), leaving[:written])
-            if refill and written == len(leaving) and self.write_rejected():
-                joining = self._newcomers(batch, staying)
-            if joining is not None:
-                self._go_on(batch, staying, joining)
-                self._taken = []
-        finally:
-            if engine._batch is not batch:  # they have come
-                self._taken = []
-            elif written:
-                self._go_on(batch, staying)
+        with HeldInterrupts() as ctrl_c:  # who has been written has to leave
+            if refill:
+                engine.show_last(left, end=False)
+            joining, written = None, self._write(left)
+            staying = np.setdiff1d(staying, leaving[:written])
+            try:
+                self._raise_interrupt()
+                if refill and written == len(leaving) and self.write_rejected():
+                    with ctrl_c.let_through():  # the sampler may take its time
+                        joining = self._newcomers(batch, staying)
+                if joining is not None:
+                    self._go_on(batch, staying, joining)
+                    self._taken = []
+            finally:
+                if engine._batch is not batch:  # they have come
+                    self._taken = []
+                elif written:
+                    self._go_on(batch, staying)
         return staying
 
     def _go_on(
@@ -283,22 +288,36 @@ class InflightBatching(Intake):
                 [before.index_select(0, rows), batch["steps"][len(staying) :]]
             )
 
-    def _write(self, batch: Batch) -> Iterator[int]:
-        """Write systems into the first sinks that have room; yield how many are written so far."""
+    def _write(self, batch: Batch) -> int:
+        """Write systems into the first sinks that have room; return how many are written.
+
+        What a sink has taken before it raised is written too. An interrupt is kept until whoever
+        calls this has let those systems go, and calls :meth:`_raise_interrupt`.
+        """
         done = 0
         for sink in self.sinks:
             fits = sink.fits(batch, done) if done < len(batch) else 0
             if fits <= 0:
                 continue
             part = batch.index_select(slice(done, done + fits)) if fits < len(batch) else batch
+            before = len(sink)
             try:
                 sink.write(part)
             except Exception as error:
                 logger.error("{!r} failed, and no system is let in any more: {}", sink, error)
                 self._sink_failure = error
-                return
+                return done + _grown(sink, before, part)
+            except BaseException as error:
+                self._interrupt = error
+                return done + _grown(sink, before, part)
             done += len(part)
-            yield done
+        return done
+
+    def _raise_interrupt(self) -> None:
+        """Raise what has interrupted a sink."""
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
 
     def _reject(self, data: AtomicData, reason: str) -> None:
         """Write a system that is not moved, with the reason."""
@@ -324,14 +343,16 @@ class InflightBatching(Intake):
         Such a system has ``Outcome.REJECTED`` and, in its ``host``, the reason as ``failure``. What
         could not even be read is noted in ``unread``.
         """
-        for one in getattr(self.sampler, "take_rejected", tuple)():
-            if one.data is not None:
-                self._reject(one.data, one.reason)
-            else:
-                logger.warning("system {} is left out: {}", one.index, one.reason)
-                self.unread.append(one)
-        while self._homeless and any(self._write(self._homeless[0])):
-            self._homeless.pop(0)
+        with HeldInterrupts():
+            for one in getattr(self.sampler, "take_rejected", tuple)():
+                if one.data is not None:
+                    self._reject(one.data, one.reason)
+                else:
+                    logger.warning("system {} is left out: {}", one.index, one.reason)
+                    self.unread.append(one)
+            while self._homeless and self._write(self._homeless[0]):
+                self._homeless.pop(0)
+        self._raise_interrupt()
         return not self._homeless
 
     def what_is_left(self, batch: Batch | None) -> Batch | None:
@@ -354,3 +375,8 @@ class InflightBatching(Intake):
             raise SinkError(message, whole) from failure
         logger.warning("the sinks are full: {} systems are done and not written", len(whole))
         return whole
+
+
+def _grown(sink: DataSink, before: int, part: Batch) -> int:
+    """Return how many of these systems a sink has taken, which held so many before."""
+    return min(max(len(sink) - before, 0), len(part))

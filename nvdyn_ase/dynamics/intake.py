@@ -54,7 +54,6 @@ class Intake:
             for data in self._taken:
                 self._edges(data)
             admitted = self._admitted()
-        self._taken = []
         self.write_rejected()
         return admitted
 

@@ -15,6 +15,7 @@ from nvdyn_ase.dynamics.matrices import applied, inverse
 
 # What rows follow from. The strain is where they are.
 _READ = ("hidden", *(key for key in CELL_FIELDS if key != "strain"))
+_ROWS_OF_CELL = np.array([kind.num_rows for kind in CellFilter])
 
 
 def largest_norm(rows: Float[Tensor, "R 3"], ptr: Int[Tensor, " B1"]) -> Float[Tensor, "B 1"]:
@@ -76,7 +77,7 @@ class Rows(Sizes):
             kinds != CellFilter.STRAIN, batch.num_nodes_list
         )
         system = np.repeat(np.arange(len(batch)), batch.num_nodes_list)
-        of_cell = np.array([CellFilter(kind).num_rows for kind in kinds.tolist()], np.int64)
+        of_cell = _ROWS_OF_CELL[kinds]
         counts = np.bincount(system[seen], minlength=len(batch)) + of_cell
         super().__init__(counts, np.zeros_like(counts), batch.device)
         is_strained = kinds == CellFilter.STRAIN

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from loguru import logger
 
-from nvdyn_ase.data import FIELDS, Batch, Level
+from nvdyn_ase.data import Batch, Level
 from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs
 from nvdyn_ase.neighbors import NeighborList
@@ -55,7 +55,7 @@ class Splitting:
         sizes: list[int] = []
         for first, last in self._cut(np.asarray(batch.num_nodes_list)):
             self._evaluate(model, batch, neighbors, first, last, pieces, sizes)
-        return _joined(pieces, sizes, batch)
+        return _joined(pieces, sizes, batch, model)
 
     def _cut(self, atoms: np.ndarray) -> list[tuple[int, int]]:
         """Return the first and the last row, and one more, of parts that are small enough."""
@@ -131,7 +131,9 @@ def _part(batch: Batch, neighbors: NeighborList | None, first: int, last: int) -
     return part
 
 
-def _joined(pieces: list[ModelOutputs | str], sizes: list[int], batch: Batch) -> ModelOutputs:
+def _joined(
+    pieces: list[ModelOutputs | str], sizes: list[int], batch: Batch, model: BaseModelMixin
+) -> ModelOutputs:
     """Lay outputs end to end, with NaN where there are words instead."""
     if len(pieces) == 1 and not isinstance(pieces[0], str):
         return pieces[0]
@@ -140,7 +142,7 @@ def _joined(pieces: list[ModelOutputs | str], sizes: list[int], batch: Batch) ->
     if known is None:
         columns = _nothing(batch)
     else:
-        columns = {key: _column(key, pieces, starts, batch) for key in known}
+        columns = {key: _column(key, pieces, starts, batch, model) for key in known}
     outputs = ModelOutputs(columns)
     for k, piece in enumerate(pieces):
         if isinstance(piece, str):
@@ -151,10 +153,14 @@ def _joined(pieces: list[ModelOutputs | str], sizes: list[int], batch: Batch) ->
 
 
 def _column(
-    key: str, pieces: list[ModelOutputs | str], starts: np.ndarray, batch: Batch
+    key: str,
+    pieces: list[ModelOutputs | str],
+    starts: np.ndarray,
+    batch: Batch,
+    model: BaseModelMixin,
 ) -> torch.Tensor:
-    """Lay an output end to end; one that is not declared is of the systems."""
-    of_atoms = key in FIELDS and FIELDS[key].level is Level.NODE
+    """Lay an output end to end."""
+    of_atoms = model.model_card.level_of(key) is Level.NODE
     like = next(piece[key] for piece in pieces if not isinstance(piece, str))
     found = []
     for k, piece in enumerate(pieces):

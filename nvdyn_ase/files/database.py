@@ -5,21 +5,24 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ase
 import ase.db
 import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db.core import check, now
 from ase.db.row import AtomsRow
+from ase.db.sqlite import SQLite3Database
 from ase.io.jsonio import encode
 
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
-from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile
+from nvdyn_ase.files.joined_databases import join_databases
+from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile, owners
 
 #: Rows, and seconds, after which what was added is committed. A commit waits for the disk.
 ROWS_PER_COMMIT = 1000
@@ -51,6 +54,7 @@ class DatabaseFile(StructureFile):
     """
 
     form = "db"
+    others_at_once = 2**62  # they are opened one after the other
     _database: Any = None
 
     def recover(self) -> list[dict[str, Any]]:
@@ -82,8 +86,7 @@ class DatabaseFile(StructureFile):
     def _connected(self) -> Any:
         """Return the open database; it belongs to the thread that first asks."""
         if self._database is None:
-            database = ase.db.connect(self.path, type="db", use_lock_file=False)
-            self._database = database.__enter__()
+            self._database = _Rows(str(self.path.absolute()), use_lock_file=False).__enter__()
             self._begin()
         return self._database
 
@@ -96,6 +99,10 @@ class DatabaseFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return self._count
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a row; see :class:`StructureFile`."""
         database = self._connected()
@@ -103,7 +110,10 @@ class DatabaseFile(StructureFile):
         index = marks.get(INDEX)
         before = None if index is None else self._newest.get(index)
         try:
-            place = database.write(row, key_value_pairs=pairs, data=data, id=before)
+            if before is None:  # ASE takes the pairs of a row without looking at them again
+                place = database.write(row, data=data)
+            else:
+                place = database.write(row, key_value_pairs=pairs, data=data, id=before)
             self._added.append((index, before))
             self._count += before is None
             if index is not None:
@@ -163,6 +173,20 @@ class DatabaseFile(StructureFile):
         self._count = len(newest)
         self.flush()
 
+    def take_over(self, others: Sequence[Self]) -> None:
+        """Copy the rows of other databases; see :class:`StructureFile`."""
+        files = [self, *others]
+        for file in files:
+            file.close()
+        moves: dict[Path, dict[int, int]] = {file.path: {} for file in files}
+        for place, (index, owner) in enumerate(owners(files).items()):
+            moves[owner.path][owner._newest[index]] = place + 1
+        try:
+            join_databases(self.path, list(moves.items()), self.told())
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        self.recover()
+
     def close(self) -> None:
         """Commit, and let go of the file."""
         self.flush()
@@ -209,7 +233,57 @@ def as_row(
     fields = _fields(atoms, extras)
     if (rest := extras.text()) is not None:
         data[KEY] = rest
-    return AtomsRow(fields), pairs, data
+    return _Row(fields, pairs), pairs, data
+
+
+class _Rows(SQLite3Database):
+    """A database in which other programs may have tables of their own, which is asked only once."""
+
+    _tables: list[str] | None = None
+
+    def _get_external_table_names(self, db_con: Any = None) -> list[str]:
+        if self._tables is None:
+            self._tables = super()._get_external_table_names(db_con)
+        return self._tables
+
+
+class _Row(AtomsRow):
+    """A row that is about to be written.
+
+    ASE would look at each pair once more, and make an Atoms to know which forces count.
+
+    Parameters
+    ----------
+    fields
+        What the columns hold.
+    pairs
+        Its key-value pairs, of which each has passed :func:`_is_pair`.
+    """
+
+    #: A column, if there are any; ASE sets it.
+    forces: np.ndarray
+
+    def __init__(self, fields: dict[str, Any], pairs: dict[str, Any]) -> None:
+        super().__init__(fields)
+        self._pairs = pairs
+
+    @property
+    def key_value_pairs(self) -> dict[str, Any]:
+        """The pairs."""
+        return self._pairs
+
+    @property
+    def constrained_forces(self) -> np.ndarray:
+        """Forces, and zero on atoms that are held."""
+        if any(own["name"] != "FixAtoms" for own in self._constraints):
+            found: np.ndarray = super().constrained_forces
+            return found
+        forces = self.forces
+        if self._constraints:
+            forces = forces.copy()
+        for own in self._constraints:
+            forces[own["kwargs"]["indices"]] = 0.0
+        return forces
 
 
 def from_row(row: AtomsRow) -> tuple[ase.Atoms, dict[str, Any]]:
@@ -248,6 +322,8 @@ def _fields(atoms: ase.Atoms, extras: Extras) -> dict[str, Any]:
 def _calculator(calc: Any) -> dict[str, Any]:
     """Return the name and the parameters of a calculator, if they can be written."""
     name = getattr(calc, "name", None) or type(calc).__name__
+    if type(calc) is SinglePointCalculator and not calc.parameters:
+        return {"calculator": name.lower(), "calculator_parameters": {}}
     try:
         parameters = calc.todict()
         encode(parameters)
@@ -276,7 +352,7 @@ def _is_pair(key: Any, value: Any) -> bool:
         return False
     if isinstance(value, str):
         return _is_word(value)
-    return isinstance(value, (numbers.Real, np.bool_))
+    return type(value) in (int, float, bool) or isinstance(value, (numbers.Real, np.bool_))
 
 
 @cache

@@ -5,9 +5,8 @@ import io
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Self
 
 import ase
 import ase.io
@@ -18,7 +17,7 @@ from ase.io.extxyz import read_xyz
 
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
 from nvdyn_ase.files.frames import frames
-from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile
+from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile, owners
 from nvdyn_ase.replacing import replacing
 
 
@@ -68,6 +67,10 @@ class ExtxyzFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return len(self._spans)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write a frame; see :class:`StructureFile`."""
         data = as_text(atoms, marks)
@@ -91,11 +94,15 @@ class ExtxyzFile(StructureFile):
         """Drop the frames that others have taken the place of; order the rest by their index."""
         if len(self._newest) in (0, len(self._spans)):
             return
-        kept = [self._spans[place] for _, place in sorted(self._newest.items())]
-        with replacing(self.path) as new, self.path.open("rb") as old:
-            for start, end in kept:
-                old.seek(start)
-                shutil.copyfileobj(io.BytesIO(old.read(end - start)), new)
+        self.take_over([])
+
+    def take_over(self, others: Sequence[Self]) -> None:
+        """Copy the frames of other files, byte by byte; see :class:`StructureFile`."""
+        with replacing(self.path) as new:
+            for index, owner in owners([self, *others]).items():
+                start, end = owner._spans[owner._newest[index]]
+                owner._file.seek(start)
+                new.write(owner._file.read(end - start))
         self._file.close()
         self.recover()
 

@@ -1,9 +1,9 @@
 """What a file of structures is to those who write results to it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ase
 
@@ -37,6 +37,8 @@ class StructureFile(ABC):
     """
 
     form: str
+    #: So many others may be taken over at once: each is an open file meanwhile.
+    others_at_once = 200
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -66,6 +68,10 @@ class StructureFile(ABC):
     @abstractmethod
     def indices(self) -> set[int]:
         """Return the ``INDEX`` of every record that has one."""
+
+    @abstractmethod
+    def records(self) -> int:
+        """Return the number of records, of which some may be older ones of an ``INDEX``."""
 
     @abstractmethod
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
@@ -107,7 +113,27 @@ class StructureFile(ABC):
         Marks are only told from ``info`` where the format does so: the rest is in ``info``.
         """
 
+    def take_over(self, others: Sequence[Self]) -> None:
+        """Add all records of other files as they are, and order everything by ``INDEX``.
+
+        A record takes the place of one with its index, in this file or in one before it. The file
+        is the old one or the new one, whenever the process dies. Each of the files has been
+        recovered, and every record has an index.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or similar; the file is as it was.
+        """
+        raise NotImplementedError
+
     @classmethod
     def belongings(cls, path: Path) -> list[Path]:
         """Return the file, and others that are a part of it."""
         return [path]
+
+
+def owners(files: Sequence[Any]) -> dict[int, Any]:
+    """Return by ``INDEX``, in its order, the last of some files that has a record of it."""
+    found = {index: file for file in files for index in file.indices()}
+    return dict(sorted(found.items()))

@@ -2,9 +2,10 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import ase
 import numpy as np
@@ -13,7 +14,7 @@ from ase.io.jsonio import encode
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from nvdyn_ase.files.extras import KEY, Extras, restore, results_of
-from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile
+from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile, owners
 from nvdyn_ase.files.ulm_items import Mended, find_items, write_table
 from nvdyn_ase.replacing import replacing
 
@@ -58,6 +59,10 @@ class TrajectoryFile(StructureFile):
         """Return the ``INDEX`` of every record that has one."""
         return set(self._newest)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return self._written
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Write an item; see :class:`StructureFile`."""
         start = self.path.stat().st_size
@@ -91,12 +96,22 @@ class TrajectoryFile(StructureFile):
         """Drop the items that others have taken the place of; order the rest by their index."""
         if len(self._newest) in (0, self._written):
             return
-        kept = [place for _, place in sorted(self._newest.items())]
-        self.close()
-        with TrajectoryReader(self.path) as old, replacing(self.path) as new:
+        self.take_over([])
+
+    def take_over(self, others: Sequence[Self]) -> None:
+        """Write the items of other files again; see :class:`StructureFile`."""
+        files = [self, *others]
+        for file in files:
+            file.close()
+        owned = owners(files)
+        with ExitStack() as stack, replacing(self.path) as new:
+            readers = {
+                file: stack.enter_context(TrajectoryReader(file.path))
+                for file in dict.fromkeys(owned.values())
+            }
             writer = TrajectoryWriter(new)
-            for place in kept:
-                writer.write(old[place])
+            for index, owner in owned.items():
+                writer.write(readers[owner][owner._newest[index]])
         self.recover()
 
     def close(self) -> None:

@@ -32,6 +32,26 @@ def emt(calculator: Any, **options: Any) -> BaseModelMixin:
     return EMT(asap_cutoff=bool(calculator.parameters["asap_cutoff"]), **options)
 
 
+def eam(calculator: Any, **options: Any) -> BaseModelMixin | None:
+    """Return the equal of an ``ase.calculators.eam.EAM`` whose functions are splines on grids."""
+    from nvdyn_ase.models.eam import EAM
+    from nvdyn_ase.models.eam_calculator import tables_of
+
+    tables = tables_of(calculator)
+    return None if tables is None else EAM(tables, **options)
+
+
+def tersoff(calculator: Any, **options: Any) -> BaseModelMixin | None:
+    """Return the equal of an ``ase.calculators.tersoff.Tersoff``."""
+    from nvdyn_ase.models.tersoff import Tersoff
+
+    try:
+        Tersoff(calculator.parameters)
+    except (AttributeError, TypeError, ValueError):
+        return None  # what these parameters mean is for the calculator to say
+    return Tersoff(calculator.parameters, **options)
+
+
 def linear_combination(calculator: Any, **options: Any) -> BaseModelMixin | None:
     """Return the equal of a sum, average or mixture from ``ase.calculators.mixing``.
 

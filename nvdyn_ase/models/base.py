@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nvdyn_ase.data import Batch
+from nvdyn_ase.data import FIELDS, Batch, Level
 from nvdyn_ase.data.fields import canonical
 
 
@@ -66,6 +66,9 @@ class ModelCard(BaseModel):
         Fields beyond positions, atomic numbers, cell and pbc that a batch must have.
     extra_outputs
         Fields that it can give beyond energy, forces and stress, such as ``atomic_energies``.
+    node_outputs
+        Those among all that it gives which have a row for each atom, and which the field table does
+        not have; what neither names has a row for each system.
     dtype
         Floating type it computes in.
     supported_elements
@@ -83,9 +86,16 @@ class ModelCard(BaseModel):
     neighbor_config: NeighborConfig | None = None
     required_inputs: frozenset[str] = frozenset()
     extra_outputs: frozenset[str] = frozenset()
+    node_outputs: frozenset[str] = frozenset()
     dtype: torch.dtype = torch.float64
     supported_elements: frozenset[int] | None = None
     conservative: bool = True
+
+    def level_of(self, key: str) -> Level:
+        """Return what a row of an output belongs to, as the field table or the card declares it."""
+        if key in FIELDS:
+            return FIELDS[key].level
+        return Level.NODE if key in self.node_outputs else Level.SYSTEM
 
 
 class ModelConfig(BaseModel):

@@ -16,7 +16,8 @@ from loguru import logger
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_sum
-from nvdyn_ase.models.chgnet_graph import Sizes, chunks, count, find_angles
+from nvdyn_ase.models.chgnet_graph import Sizes, count, find_angles
+from nvdyn_ase.models.chunks import chunks
 from nvdyn_ase.models.extras import needs_extra
 from nvdyn_ase.models.network import Answer, Bonds, PairNetwork, find_bonds
 from nvdyn_ase.neighbors import FlatPairs
@@ -66,6 +67,8 @@ class CHGNetModel(PairNetwork):
     chunk_size
         Most bonds and angles that go through the network at once, unless one system has more. By
         default that which is fastest on the CPU, or takes some 10 GB on a GPU.
+    dtype
+        See :class:`nvdyn_ase.models.network.PairNetwork`.
 
     Raises
     ------
@@ -81,15 +84,13 @@ class CHGNetModel(PairNetwork):
         stress_weight: float = units.GPa,
         skin: float = 0.5,
         chunk_size: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if on_isolated_atoms not in ("ignore", "warn", "error"):
             raise ValueError(
                 f"on_isolated_atoms must be 'ignore', 'warn' or 'error', not {on_isolated_atoms!r}"
             )
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size must be positive, not {chunk_size}")
         self.on_isolated_atoms, self.stress_weight = on_isolated_atoms, stress_weight
-        self.chunk_size = chunk_size
         self.stress_factor = _GPA * stress_weight
         self._apart = _tells_apart_systems_without_angles(module)
         self._warned = False
@@ -101,6 +102,8 @@ class CHGNetModel(PairNetwork):
             float(module.graph_converter.atom_graph_cutoff),
             skin,
             frozenset({"magmoms", "atomic_energies"} if by_atom else {"magmoms"}),
+            chunk_size,
+            dtype,
         )
 
     def __repr__(self) -> str:
@@ -129,7 +132,9 @@ class CHGNetModel(PairNetwork):
         at_once = self.chunk_size or _AT_ONCE.get(batch.device.type, _AT_ONCE_ELSEWHERE)
         nothing = torch.empty(0, dtype=torch.float64, device=batch.device)
         parts = [_Found(nothing, nothing.view(0, 3), nothing, nothing)]
-        for systems, atoms, rows in chunks(batch.host_ptr, sizes, at_once, self._apart):
+        angular = (sizes.angles > 0).tolist() if self._apart else None
+        cost = sizes.bonds + sizes.angles
+        for systems, atoms, rows in chunks(batch.host_ptr, sizes.bonds, cost, at_once, angular):
             owners = batch.batch[atoms] - systems.start
             first, second = (ends[rows] - atoms.start for ends in (bonds.i, bonds.j))
             parts.append(self._chunk(numbers[atoms], owners, first, second, bonds.vector[rows]))

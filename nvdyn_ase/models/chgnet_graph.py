@@ -6,7 +6,6 @@ bond graph has an angle for each ordered pair of different directed edges that s
 atom and are shorter than 3 Å. A bond to an image of the same atom starts there twice.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_sum
-from nvdyn_ase.data.joining import boundaries
 from nvdyn_ase.models.network import Bonds
 
 
@@ -81,41 +79,3 @@ def find_angles(
     other = first[one] + within
     distinct = one != other
     return order[one[distinct]], order[other[distinct]]
-
-
-class Chunk(NamedTuple):
-    """Systems that are evaluated together, as slices of systems, atoms and bonds."""
-
-    systems: slice
-    atoms: slice
-    bonds: slice
-
-
-def chunks(ptr: np.ndarray, sizes: Sizes, size: int, apart: bool) -> Iterator[Chunk]:
-    """Cut a batch into runs of systems that follow each other.
-
-    Parameters
-    ----------
-    ptr
-        (B + 1,), first atom of each system, and the end.
-    sizes
-        Their bonds and angles.
-    size
-        Most bonds and angles of a run, unless one system has more.
-    apart
-        Systems without any angle are not put together with others.
-    """
-    cost = (sizes.bonds + sizes.angles).tolist()
-    angular = (sizes.angles > 0).tolist()
-    bond_ptr = boundaries(sizes.bonds).tolist()
-    first, total = 0, 0
-    for row in range(len(cost) + 1):
-        end = row == len(cost)
-        if row > first and (
-            end or total + cost[row] > size or (apart and angular[row] != angular[first])
-        ):
-            atoms = slice(int(ptr[first]), int(ptr[row]))
-            yield Chunk(slice(first, row), atoms, slice(bond_ptr[first], bond_ptr[row]))
-            first, total = row, 0
-        if not end:
-            total += cost[row]

@@ -14,8 +14,8 @@ from nvdyn_ase.models.emt_kernel import Results, Slots, evaluate
 from nvdyn_ase.models.emt_parameters import PARAMETERS, make_tables
 from nvdyn_ase.models.mixing import rows_by_number
 from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
-from nvdyn_ase.models.pair_model import PairModel, as_array
-from nvdyn_ase.neighbors import DevicePairs, FlatPairs, Pairs
+from nvdyn_ase.models.pair_model import Latest, PairModel, as_array
+from nvdyn_ase.neighbors import DevicePairs, Pairs
 
 # The row that unknown elements are given to have some; what comes of it is thrown away.
 _LAST = np.uint64(len(PARAMETERS) - 1)
@@ -56,7 +56,7 @@ class EMT(PairModel):
         super().__init__(rows_by_number(tuple(atomic_numbers[symbol] for symbol in PARAMETERS)))
         self.asap_cutoff, self.skin = asap_cutoff, skin
         self._tables = make_tables(asap_cutoff)
-        self._latest: _Latest | None = None
+        self._latest: Latest | None = None
         reach = float(self._tables.cutoff[:, 2].max())
         self.model_card = ModelCard(
             supports_stress=True,
@@ -140,7 +140,7 @@ class EMT(PairModel):
         flat, numbers = pairs.flat(), batch["atomic_numbers"]
         latest = self._latest
         if latest is not None and latest.holds(flat, numbers):
-            return latest.constants
+            return latest.made
         rate, pair, atom, cutoff = (torch.as_tensor(t).to(batch.device) for t in self._tables)
         kinds = self._kinds_on_device(batch)
         assert kinds is not None
@@ -155,7 +155,7 @@ class EMT(PairModel):
         cut = cutoff[system].T.contiguous()
         failures = self._failures_on_device(batch, kinds)
         made = _Constants(failures, factor.T.contiguous(), -rates, cut, atoms)
-        self._latest = _Latest(flat, numbers, numbers._version, made)
+        self._latest = Latest(flat, numbers, numbers._version, made)
         return made
 
 
@@ -180,20 +180,6 @@ class _Constants(NamedTuple):
     decay: Float[Tensor, "4 E"]
     cut: Float[Tensor, "3 E"]
     atom: Float[Tensor, "6 V"]
-
-
-class _Latest(NamedTuple):
-    """Constants, and the very pairs and atomic numbers that they were made for."""
-
-    flat: FlatPairs
-    numbers: Tensor
-    version: int
-    constants: _Constants
-
-    def holds(self, flat: FlatPairs, numbers: Tensor) -> bool:
-        """Say whether they are those of these pairs and numbers."""
-        same = self.flat is flat and self.numbers is numbers
-        return same and self.version == numbers._version
 
 
 def _terms(

@@ -9,13 +9,12 @@ from os import PathLike
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin
 from nvdyn_ase.models.extras import needs_extra
-from nvdyn_ase.models.network import Answer, Bonds, PairNetwork, all_bonds, find_bonds
+from nvdyn_ase.models.network import Bonds, PairNetwork, Part, all_bonds, find_bonds
 from nvdyn_ase.models.sums import SumModel
 from nvdyn_ase.neighbors import FlatPairs
 
@@ -49,6 +48,8 @@ class MACEModel(PairNetwork):
         called ``"default"``.
     skin
         Of the neighbour list, Å.
+    chunk_size, dtype
+        See :class:`nvdyn_ase.models.network.PairNetwork`.
 
     Raises
     ------
@@ -58,7 +59,13 @@ class MACEModel(PairNetwork):
     """
 
     def __init__(
-        self, module: ScaleShiftMACE | MACE, *, head: str | None = None, skin: float = 0.5
+        self,
+        module: ScaleShiftMACE | MACE,
+        *,
+        head: str | None = None,
+        skin: float = 0.5,
+        chunk_size: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if not _is_plain(module):
             raise ValueError(
@@ -69,9 +76,8 @@ class MACEModel(PairNetwork):
         self.head = _chosen(head, heads)
         self._head = heads.index(self.head)
         elements = tuple(int(number) for number in module.atomic_numbers)
-        super().__init__(
-            module, elements, float(module.r_max), skin, frozenset({"atomic_energies"})
-        )
+        given = frozenset({"atomic_energies"})
+        super().__init__(module, elements, float(module.r_max), skin, given, chunk_size, dtype)
 
     def __repr__(self) -> str:
         """Say which network and head."""
@@ -99,37 +105,25 @@ class MACEModel(PairNetwork):
         assert config is not None
         return config.cutoff
 
-    def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
-        sloped = not self.model_config.outputs.isdisjoint({"forces", "stress"})
-        with torch.set_grad_enabled(sloped):
-            d = bonds.vector.to(self.model_card.dtype).requires_grad_(sloped)
-            raw = self.module(
-                self._graph(batch, elements, bonds, d), compute_force=False, compute_stress=False
-            )
-            slope = torch.zeros_like(d)
-            if sloped and len(d):
-                slope = torch.autograd.grad(raw["energy"].sum(), d)[0]
-        by_atom = {"atomic_energies": raw["node_energy"].detach().double()}
-        return Answer(raw["energy"].detach().double(), slope.detach().double(), by_atom, {})
+    def _energies(self, part: Part) -> tuple[Tensor, Tensor]:
+        raw = self.module(self._graph(part), compute_force=False, compute_stress=False)
+        return raw["energy"], raw["node_energy"]
 
-    def _graph(
-        self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds, d: Tensor
-    ) -> dict[str, Tensor]:
+    def _graph(self, part: Part) -> dict[str, Tensor]:
         """Return what the network takes: all atoms in one place, and shifts that lead to others."""
-        rows, systems = batch.num_nodes, len(batch)
-        one_hot = torch.nn.functional.one_hot(elements, len(self.module.atomic_numbers))
+        edges, shifts = part.both_ways()
+        systems = len(part.ptr) - 1
+        one_hot = torch.nn.functional.one_hot(part.elements, len(self.module.atomic_numbers))
         return {
-            "positions": d.new_zeros(rows, 3),
-            "node_attrs": one_hot.to(d.dtype),
-            "edge_index": torch.stack(
-                [torch.cat([bonds.i, bonds.j]), torch.cat([bonds.j, bonds.i])]
-            ),
-            "shifts": torch.cat([d, -d]),
-            "unit_shifts": d.new_zeros(2 * len(d), 3),
-            "cell": d.new_zeros(3 * systems, 3),
-            "batch": batch.batch,
-            "ptr": batch.ptr,
-            "head": torch.full((systems,), self._head, device=d.device),
+            "positions": shifts.new_zeros(len(part.elements), 3),
+            "node_attrs": one_hot.to(shifts.dtype),
+            "edge_index": edges,
+            "shifts": shifts,
+            "unit_shifts": torch.zeros_like(shifts),
+            "cell": shifts.new_zeros(3 * systems, 3),
+            "batch": part.owners,
+            "ptr": part.ptr,
+            "head": torch.full((systems,), self._head, device=shifts.device),
         }
 
 
@@ -146,9 +140,7 @@ def from_calculator(calculator: Any, **options: Any) -> BaseModelMixin | None:
     return models[0] if len(models) == 1 else SumModel(models, [1.0 / len(models)] * len(models))
 
 
-def from_file(
-    path: str | PathLike[str], *, dtype: torch.dtype | None = None, **options: Any
-) -> MACEModel:
+def from_file(path: str | PathLike[str], **options: Any) -> MACEModel:
     """Return the model in a file that MACE has written, on the CPU.
 
     Such a file holds Python objects; load only what you trust.
@@ -157,8 +149,6 @@ def from_file(
     ----------
     path
         The file.
-    dtype
-        ``torch.float64`` or ``torch.float32``; that of the file by default.
     **options
         Arguments of :class:`MACEModel`.
 
@@ -175,8 +165,7 @@ def from_file(
         raise ValueError(f"{path} is not a file of a MACE network: {error}") from error
     if not isinstance(module, MACE):
         raise ValueError(f"{path} holds a {type(module).__name__}, not a MACE network")
-    model = MACEModel(module, **options)
-    return model if dtype is None else model.to(dtype)
+    return MACEModel(module, **options)
 
 
 def _is_plain(module: Any) -> bool:

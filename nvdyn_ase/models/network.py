@@ -1,5 +1,6 @@
 """What networks on pairs of atoms share: from their energy to forces and stress."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
+from nvdyn_ase.models.chunks import check_size, chunks
 from nvdyn_ase.models.mixing import rows_by_number
 from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
 from nvdyn_ase.models.pair_model import PairModel
@@ -61,6 +63,36 @@ def all_bonds(batch: Batch, flat: FlatPairs) -> Bonds:
     return Bonds(pair, flat.i, flat.j, vectors(batch, flat))
 
 
+class Part(NamedTuple):
+    """Some systems of a batch, as a network takes them.
+
+    Parameters
+    ----------
+    elements
+        (V,) int64, places in the order of the network's.
+    owners
+        (V,) int64, the system of each atom.
+    ptr
+        (B + 1,) int64, first atom of each system, and the end.
+    i, j
+        (U,) int64, the atoms of bonds, each bond once.
+    d
+        (U, 3), from i to j, Å, in the type of the network.
+    """
+
+    elements: Int[Tensor, " V"]
+    owners: Int[Tensor, " V"]
+    ptr: Int[Tensor, " B1"]
+    i: Int[Tensor, " U"]
+    j: Int[Tensor, " U"]
+    d: Float[Tensor, "U 3"]
+
+    def both_ways(self) -> tuple[Int[Tensor, "2 D"], Float[Tensor, "D 3"]]:
+        """Return the ends of directed edges and their vectors: edges u and U + u are bond u."""
+        ends = torch.stack([torch.cat([self.i, self.j]), torch.cat([self.j, self.i])])
+        return ends, torch.cat([self.d, -self.d])
+
+
 class Answer(NamedTuple):
     """What a network says of a batch.
 
@@ -98,10 +130,24 @@ class PairNetwork(PairModel):
         Of the pairs, Å.
     extra_outputs
         What it gives beyond energy, forces and stress; see :class:`ModelCard`.
+    chunk_size
+        Most bonds that go through the network at once, unless one system has more. By default that
+        which is fastest on a CPU, and all elsewhere.
+    dtype
+        Type that the network is to compute in, ``torch.float32`` or ``torch.float64``. If it is not
+        that of the network, a copy is made.
+
+    Raises
+    ------
+    ValueError
+        A ``chunk_size`` that is not positive.
     """
 
     #: What the stress is multiplied with.
     stress_factor = 1.0
+
+    #: Bonds at once on a CPU by default; more than fit its caches are slower.
+    bonds_at_once = 1000
 
     def __init__(
         self,
@@ -110,14 +156,20 @@ class PairNetwork(PairModel):
         cutoff: float,
         skin: float,
         extra_outputs: frozenset[str],
+        chunk_size: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        check_size(chunk_size)
         super().__init__(rows_by_number(elements))
         self.module: Any = module.eval()
-        self.skin = skin
+        if dtype is not None and dtype != self._weights.dtype:
+            self.module = copy.deepcopy(module).to(dtype)
+        self.skin, self.chunk_size = skin, chunk_size
         self.model_card = ModelCard(
             forces_via_autograd=True,
             supports_stress=True,
             extra_outputs=extra_outputs,
+            node_outputs=extra_outputs,
             neighbor_config=NeighborConfig(cutoff=cutoff, half_list=True, skin=skin),
             dtype=self._weights.dtype,
             supported_elements=frozenset(elements),
@@ -154,9 +206,44 @@ class PairNetwork(PairModel):
     def _find_bonds(self, batch: Batch, flat: FlatPairs, half: bool) -> Bonds:
         """Return the pairs that the network is to be given."""
 
-    @abstractmethod
+    def _energies(self, part: Part) -> tuple[Float[Tensor, " B"], Float[Tensor, " V"]]:
+        """Return the energies of some systems and of their atoms, with their graph of operations.
+
+        For networks that do not need more than a :class:`Part`; others evaluate themselves.
+        """
+        raise NotImplementedError
+
     def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
         """Evaluate a batch; ``elements`` are places in the order of the network's."""
+        on_cpu = batch.device.type == "cpu"
+        size = self.chunk_size or (self.bonds_at_once if on_cpu else None)
+        if size is None:
+            energy, atomic, slope = self._through(elements, batch.batch, batch.ptr, bonds)
+            return Answer(energy, slope, {"atomic_energies": atomic}, {})
+        counts = torch.bincount(batch.batch[bonds.i], minlength=len(batch)).cpu().numpy()
+        nothing = torch.empty(0, dtype=torch.float64, device=batch.device)
+        found = [(nothing, nothing, nothing.view(0, 3))]
+        for systems, atoms, rows in chunks(batch.host_ptr, counts, counts, size):
+            ptr = batch.ptr[systems.start : systems.stop + 1] - atoms.start
+            own = Bonds(*(part[rows] for part in bonds))
+            own = own._replace(i=own.i - atoms.start, j=own.j - atoms.start)
+            owners = batch.batch[atoms] - systems.start
+            found.append(self._through(elements[atoms], owners, ptr, own))
+        energy, atomic, slope = (torch.cat(values) for values in zip(*found, strict=True))
+        return Answer(energy, slope, {"atomic_energies": atomic}, {})
+
+    def _through(
+        self, elements: Int[Tensor, " V"], owners: Int[Tensor, " V"], ptr: Tensor, bonds: Bonds
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " V"], Float[Tensor, "U 3"]]:
+        """Return the energies, those of atoms, and the derivatives by the vectors, in float64."""
+        sloped = not self.model_config.outputs.isdisjoint({"forces", "stress"})
+        sloped = sloped and len(bonds.i) > 0
+        with torch.set_grad_enabled(sloped):
+            d = bonds.vector.to(self.model_card.dtype).requires_grad_(sloped)
+            part = Part(elements, owners, ptr, bonds.i, bonds.j, d)
+            energy, atomic = self._energies(part)
+            slope = torch.autograd.grad(energy.sum(), d)[0] if sloped else torch.zeros_like(d)
+        return energy.detach().double(), atomic.detach().double(), slope.detach().double()
 
     # ---------------------------------------------------------------- the forward pass
 

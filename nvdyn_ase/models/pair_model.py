@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from nvdyn_ase.data import FIELDS, Batch, Level
 from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs
 from nvdyn_ase.models.mixing import element_name
-from nvdyn_ase.neighbors import DevicePairs, Pairs
+from nvdyn_ase.neighbors import DevicePairs, FlatPairs, Pairs
 
 
 class PairModel(BaseModelMixin):
@@ -158,6 +158,20 @@ class _Judged(NamedTuple):
     numbers: Tensor
     version: int
     failures: dict[int, str]
+
+
+class Latest(NamedTuple):
+    """What was made of a list of pairs and atomic numbers, and these very pairs and numbers."""
+
+    flat: FlatPairs
+    numbers: Tensor
+    version: int
+    made: Any
+
+    def holds(self, flat: FlatPairs, numbers: Tensor) -> bool:
+        """Say whether it was made of these pairs and numbers."""
+        same = self.flat is flat and self.numbers is numbers
+        return same and self.version == numbers._version
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

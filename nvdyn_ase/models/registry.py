@@ -40,18 +40,28 @@ class _Entry(NamedTuple):
 
 _NAMES = {
     "chgnet": "nvdyn_ase.models.chgnet:pretrained",
+    "d3": "nvdyn_ase.models.d3:D3",
+    "eam": "nvdyn_ase.models.eam:EAM",
     "emt": "nvdyn_ase.models.emt:EMT",
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
     "mace": "nvdyn_ase.models.mace:from_file",
+    "metatomic": "nvdyn_ase.models.metatomic:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
+    "sevennet": "nvdyn_ase.models.sevennet:pretrained",
+    "stillinger-weber": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
+    "sw": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
+    "table": "nvdyn_ase.models.pair_table:PairTable",
+    "tersoff": "nvdyn_ase.models.tersoff:Tersoff",
 }
 
 _CLASSES = {
+    "ase.calculators.eam.EAM": _Entry(f"{_ADAPTERS}:eam", exact=True),
     "ase.calculators.emt.EMT": _Entry(f"{_ADAPTERS}:emt", exact=True),
     "ase.calculators.lj.LennardJones": _Entry(f"{_ADAPTERS}:lennard_jones", exact=True),
     "ase.calculators.morse.MorsePotential": _Entry(f"{_ADAPTERS}:morse", exact=True),
+    "ase.calculators.tersoff.Tersoff": _Entry(f"{_ADAPTERS}:tersoff", exact=True),
     **{
         f"ase.calculators.mixing.{kind}Calculator": _Entry(
             f"{_ADAPTERS}:linear_combination", exact=True
@@ -69,6 +79,25 @@ _CLASSES = {
         f"mace.modules.models.{kind}": _Entry("nvdyn_ase.models.mace:MACEModel", exact=True)
         for kind in ("MACE", "ScaleShiftMACE")
     },
+    "torch_dftd.torch_dftd3_calculator.TorchDFTD3Calculator": _Entry(
+        "nvdyn_ase.models.d3:from_calculator", exact=True
+    ),
+    "sevenn.calculator.SevenNetCalculator": _Entry(
+        "nvdyn_ase.models.sevennet:from_calculator", exact=True
+    ),
+    "sevenn.nn.sequential.AtomGraphSequential": _Entry(
+        "nvdyn_ase.models.sevennet:SevenNetModel", exact=True
+    ),
+    "metatomic_ase._calculator.MetatomicCalculator": _Entry(
+        "nvdyn_ase.models.metatomic:from_calculator", exact=True
+    ),
+    "metatomic.torch.model.AtomisticModel": _Entry("nvdyn_ase.models.metatomic:MetatomicModel"),
+    "nequip.integrations.ase.NequIPCalculator": _Entry(
+        "nvdyn_ase.models.nequip:from_calculator", exact=True
+    ),
+    "nequip.nn.graph_model.GraphModel": _Entry("nvdyn_ase.models.nequip:NequIPModel", exact=True),
+    "torch_sim.models.interface.ModelInterface": _Entry("nvdyn_ase.models.torchsim:TorchSimModel"),
+    "nvalchemi.models.base.BaseModelMixin": _Entry("nvdyn_ase.models.nvalchemi:NvalchemiModel"),
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
     "nvdyn_ase.calculators.nvdyn_calculator.NvdynCalculator": _Entry(
         f"{_ADAPTERS}:inside", exact=True
@@ -110,12 +139,15 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     ----------
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
-        ``"harmonic"``, ``"chgnet"``, ``"mace"`` (with ``path=``) or one that another package
-        brings. An ASE calculator: ``EMT``, ``LennardJones``, ``MorsePotential``,
-        ``CHGNetCalculator``, ``MACECalculator`` and sums of calculators have batched equals, other
-        packages may bring more, and any other one is called system by system, which is said once
-        in the log. A calculator counts as one of these only if it is of that very class. The
-        network of a calculator will do too.
+        ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
+        ``"d3"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with ``path=``) or
+        one that another package brings. An ASE calculator: ``EMT``, ``EAM``, ``LennardJones``,
+        ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``, ``MACECalculator``,
+        ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator``,
+        ``TorchDFTD3Calculator`` and sums of calculators have batched equals, other packages may
+        bring more, and any other one is called system by system, which is said once in the log. A
+        calculator counts as one of these only if it is of that very class. The network of a
+        calculator will do too, and so does a model of torch-sim or of nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 

@@ -117,6 +117,7 @@ def _card(models: Sequence[BaseModelMixin]) -> ModelCard:
         neighbor_config=_neighbors(models),
         required_inputs=frozenset().union(*(card.required_inputs for card in cards)),
         extra_outputs=frozenset.intersection(*(card.extra_outputs for card in cards)),
+        node_outputs=frozenset().union(*(card.node_outputs for card in cards)),
         dtype=reduce(torch.promote_types, [card.dtype for card in cards]),
         supported_elements=frozenset.intersection(*known) if known else None,
         conservative=all(card.conservative for card in cards),

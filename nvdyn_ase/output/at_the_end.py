@@ -37,6 +37,10 @@ class FileAtTheEnd(StructureFile):
         """Return the indices of the structures that are held."""
         return set(self._held)
 
+    def records(self) -> int:
+        """Return the number of records."""
+        return len(self._held)
+
     def add(self, atoms: ase.Atoms, marks: Mapping[str, Any]) -> None:
         """Take a structure."""
         self._held[marks[INDEX]] = atoms, dict(marks)

@@ -18,19 +18,29 @@ class FilePerStructure(ResultFile):
     """A file for every structure, with its index in the name.
 
     Each is written under the name with ``partial`` for the index, and gets its own when it is
-    whole: what there is under a number is done.
+    whole: what there is under a number is done. Several processes write side by side.
     """
+
+    _unfinished = "partial"
 
     def existing(self) -> list[Path]:
         """Return what is there already and might be lost."""
-        pattern = "*".join(glob.escape(part) for part in str(self.path).split("{index}"))
-        return [Path(name) for name in glob.glob(pattern) if self._index_in(name) is not None]
+        return [Path(name) for name in self._matching("*") if self._index_in(name) is not None]
+
+    def _matching(self, index: str) -> list[str]:
+        """Return the names with something in the place of the index, where ``*`` is anything."""
+        return glob.glob(index.join(glob.escape(part) for part in str(self.path).split("{index}")))
 
     def _index_in(self, name: str) -> int | None:
         """Return the index in a name; None if it is not the name of such a file."""
+        found = self._place_in(name, r"\d+")
+        return None if found is None else int(found)
+
+    def _place_in(self, name: str, pattern: str) -> str | None:
+        """Return what is in the place of the index in a name; None if it is none of that kind."""
         first, *others = (re.escape(part) for part in str(self.path).split("{index}"))
-        found = re.fullmatch(rf"{first}(\d+)" + r"\1".join(others), name)
-        return int(found[1]) if found else None
+        found = re.fullmatch(rf"{first}({pattern})" + r"\1".join(others), name)
+        return found[1] if found else None
 
     def is_complete(self) -> bool:
         """Say that one cannot know: there is nothing that only a complete output has."""
@@ -71,18 +81,37 @@ class FilePerStructure(ResultFile):
     def _look_what_is_left(self) -> None:
         """Do nothing: every file is by itself."""
 
+    @property
+    def has_parts(self) -> bool:
+        """True: each file is written by one process."""
+        return True
+
+    def part(self, rank: int) -> ResultFile:
+        """Return what writes the files of one of several processes."""
+        own = FilePerStructure(self.path, self.form, self.method)
+        own._unfinished = f"partial{rank}"
+        return own
+
+    def gather(self) -> None:
+        """Look what there is, and delete what was not finished."""
+        for name in self._matching("partial*"):
+            if self._place_in(name, r"partial\d*") is not None:
+                Path(name).unlink()
+        indices = [self._index_in(str(path)) for path in self.existing()]
+        self._note_outcomes([{INDEX: index} for index in indices if index is not None])
+
     def _add(self, result: Result, marks: dict[str, Any]) -> None:
         result.atoms.info |= marks
-        partial = self._named("partial")
+        partial = self._named(self._unfinished)
         ase.io.write(partial, result.atoms, format=self.form)
         partial.replace(self._named(result.index))
 
     def flush(self) -> None:
         """Do nothing: every file was closed."""
 
-    def close(self, complete: bool) -> None:
+    def close(self, complete: bool, unreadable: Mapping[int, str] | None = None) -> None:
         """End."""
-        self._named("partial").unlink(missing_ok=True)
+        self._named(self._unfinished).unlink(missing_ok=True)
         self._complete = complete
 
     def state(self) -> str:

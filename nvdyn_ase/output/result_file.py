@@ -22,12 +22,15 @@ from nvdyn_ase.files import (
 from nvdyn_ase.output.at_the_end import FileAtTheEnd
 from nvdyn_ase.output.errors import OutputError, one_line
 from nvdyn_ase.output.marks import marks_of
+from nvdyn_ase.output.parts import part_path, part_paths
 from nvdyn_ase.provenance import differences
 from nvdyn_ase.replacing import replacing, sync_directory
 
 COMPRESSED = (".gz", ".bz2", ".xz")
 #: Where the provenance of a file tells with which other parameters failures were tried again.
 RETRIED = "retried_with"
+#: And which records of the input could not be read, by their position.
+UNREADABLE = "unreadable"
 
 #: Formats that can be added to. A plain xyz has no place for how a structure ended.
 _GROWING: dict[str, type[StructureFile]] = {
@@ -79,11 +82,12 @@ class ResultFile:
 
     def existing(self) -> list[Path]:
         """Return what is there already and would be lost."""
-        return [path for path in (self.path, self._partial) if path.exists()]
+        found = [path for path in (self.path, self._partial) if path.exists()]
+        return found + part_paths(self._partial)
 
     def is_complete(self) -> bool:
         """Say whether there is a complete file, and none that was begun."""
-        return self.path.exists() and not self._partial.exists()
+        return self.existing() == [self.path]
 
     def is_begun(self) -> bool:
         """Say whether there is anything to go on with."""
@@ -101,6 +105,28 @@ class ResultFile:
     def outcomes(self) -> dict[int, str]:
         """Return how each structure in the file ended, by its index: ``converged``, ``error``."""
         return dict(self._outcomes)
+
+    def look_into(self) -> None:
+        """Learn how the structures in a complete file have ended, for :meth:`outcomes`.
+
+        What could not be read when it was made is among them, as ``unreadable``. Nothing is learnt
+        of a compressed file, nor of a format that does not say.
+
+        Raises
+        ------
+        OutputError
+            It is not what was written.
+        """
+        if isinstance(self._file, FileAtTheEnd) or self.path.suffix in COMPRESSED:
+            return
+        file = type(self._file)(self.path)
+        try:
+            self._note_outcomes(file.recover())
+            file.close()
+        except (DamagedFileError, OSError) as error:
+            raise OutputError(f"{self.path} is complete and damaged: {one_line(error)}") from error
+        told = file.told() if isinstance(file, DatabaseFile) else self._told()
+        self._outcomes |= {int(index): UNREADABLE for index in told.get(UNREADABLE, ())}
 
     # ---------------------------------------------------------------- beginning
 
@@ -148,6 +174,7 @@ class ResultFile:
             raise OutputError(f"cannot write {self._partial}: {error.strerror or error}") from error
         if resume:
             self._take_up(found, provenance, retry)
+            self.gather()
         if provenance is not None and not resume:
             self._tell(provenance)
 
@@ -191,8 +218,13 @@ class ResultFile:
             self._compare(provenance, retry)
         elif provenance is not None:
             self._tell(provenance)
+        self._note_outcomes(found)
+
+    def _note_outcomes(self, found: list[dict[str, Any]]) -> None:
         for marks in found:
-            self._outcomes[marks[INDEX]] = sys.intern(str(marks.get(f"{self.method}_outcome", "")))
+            if INDEX in marks:
+                outcome = str(marks.get(f"{self.method}_outcome", ""))
+                self._outcomes[marks[INDEX]] = sys.intern(outcome)
 
     def _compare(self, provenance: Mapping[str, Any], retry: bool) -> None:
         """Raise if what is there is of another run; tell other parameters of one that retries."""
@@ -208,8 +240,53 @@ class ResultFile:
             self._tell({**told, RETRIED: [*runs[1:], dict(provenance)]})
 
     def _remove_partial(self) -> None:
-        for path in [*self._file.belongings(self._partial), self._sidecar]:
+        parts = [self._partial, *part_paths(self._partial)]
+        files = [path for part in parts for path in self._file.belongings(part)]
+        for path in [*files, self._sidecar]:
             path.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------- several processes
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether several processes can write it together."""
+        return not isinstance(self._file, FileAtTheEnd)
+
+    def part(self, rank: int) -> "ResultFile":
+        """Return what writes results of one of several processes, until :meth:`gather`."""
+        return ResultPart(self, rank)
+
+    def gather(self) -> None:
+        """Take over what several processes have written, in the order of the input.
+
+        Parts are deleted when they are in the file, so that it can be done again if the process
+        dies. A structure that is in a part and in the file was tried again: the part counts.
+
+        Raises
+        ------
+        OutputError
+            A part is damaged; the disk is full.
+        """
+        paths = part_paths(self._partial)
+        some = self._file.others_at_once
+        for start in range(0, len(paths), some):
+            self._gather(paths[start : start + some])
+
+    def _gather(self, paths: list[Path]) -> None:
+        parts = [type(self._file)(path) for path in paths]  # type: ignore[call-arg]
+        try:
+            found = [marks for part in parts for marks in part.recover()]
+            self._file.take_over(parts)
+            for part in parts:
+                part.close()
+        except DamagedFileError as error:
+            raise OutputError(f"cannot go on with what is there: {error}") from error
+        except OSError as error:
+            raise OutputError(f"cannot write {self._partial}: {one_line(error)}") from error
+        for path in paths:
+            for own in self._file.belongings(path):
+                own.unlink(missing_ok=True)
+        self._note_outcomes(found)
 
     # ---------------------------------------------------------------- provenance
 
@@ -295,8 +372,15 @@ class ResultFile:
             self._look_what_is_left()
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
 
-    def close(self, complete: bool) -> None:
+    def close(self, complete: bool, unreadable: Mapping[int, str] | None = None) -> None:
         """End, and give the file its name if it is complete.
+
+        Parameters
+        ----------
+        complete
+            All structures are in it.
+        unreadable
+            What of the input could not be read, by position: it is told with the provenance.
 
         Raises
         ------
@@ -305,6 +389,7 @@ class ResultFile:
         """
         try:
             if complete:
+                self._tell_unreadable(unreadable or {})
                 self._file.settle()
             self._file.close()
             if complete:
@@ -314,6 +399,14 @@ class ResultFile:
         except Exception as error:
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
         self._complete = complete
+
+    def _tell_unreadable(self, unreadable: Mapping[int, str]) -> None:
+        if not self._has_told():
+            return
+        before = self._told()
+        now = {str(index): problem for index, problem in unreadable.items()}
+        if before.get(UNREADABLE, {}) != now:
+            self._tell({**before, UNREADABLE: now})
 
     def _give_name(self) -> None:
         for path in self._file.belongings(self.path)[1:]:
@@ -339,3 +432,30 @@ class ResultFile:
             return "stopped before anything was written"
         first = "first " if self.done() == set(range(self.written)) else ""
         return f"stopped: the {first}{self.written} structures are in {self._partial}"
+
+
+class ResultPart(ResultFile):
+    """What one of several processes has done, until the whole takes it over.
+
+    Parameters
+    ----------
+    whole
+        What it is a part of.
+    rank
+        Which process.
+    """
+
+    def __init__(self, whole: ResultFile, rank: int) -> None:
+        super().__init__(whole.path, whole.form, whole.method)
+        self._partial = part_path(whole._partial, rank)
+        self._file = type(self._file)(self._partial)  # type: ignore[call-arg]
+
+    def _remove_partial(self) -> None:
+        for path in self._file.belongings(self._partial):
+            path.unlink(missing_ok=True)
+
+    def _tell_unreadable(self, unreadable: Mapping[int, str]) -> None:
+        """Do nothing: the whole tells it."""
+
+    def _give_name(self) -> None:
+        """Do nothing: the whole will have a name."""

@@ -34,6 +34,8 @@ class Capacity:
         Atoms, instead.
     model
         The model for all; None if each structure has its own calculator.
+    most
+        No more structures than this in any case.
 
     Attributes
     ----------
@@ -46,6 +48,7 @@ class Capacity:
         batch_size: int | str,
         model: BaseModelMixin | None,
         max_atoms: int | None = None,
+        most: int | None = None,
     ) -> None:
         if isinstance(batch_size, str) and batch_size != "auto":
             raise ValueError(f'batch_size must be "auto" or a number, not {batch_size!r}')
@@ -62,6 +65,10 @@ class Capacity:
             self.limit = ATOMS_PER_BATCH["cpu"] if device == "cpu" else ATOMS_AT_FIRST
         else:
             self.limit = at_least("batch_size", batch_size, 1)
+        # The limit may rise to here, and shares must not change then.
+        rises = self._by_atoms and self._weighted and device != "cpu"
+        highest = ATOMS_PER_BATCH["cuda"] if rises else self.limit
+        self._least = 1 if most is None else -(-highest // max(most, 1))
 
     def adapt(self, meter: MemoryMeter, device: torch.device) -> None:
         """Make batches as large as a GPU has memory for, once that is known."""
@@ -74,12 +81,13 @@ class Capacity:
     def share(self, item: Any) -> int:
         """Return how much of a batch an item takes up."""
         if not self._by_atoms or not isinstance(item, ase.Atoms):
-            return 1
-        return max(len(item), 1) * (self._weight(unwrapped(item.calc)) if self._weighted else 1)
+            return self._least
+        weight = self._weight(item) if self._weighted else 1
+        return max(len(item) * weight, self._least)
 
-    def _weight(self, calculator: Any) -> int:
+    def _weight(self, atoms: ase.Atoms) -> int:
         """Return how often the atoms of a calculator count; found once for each class."""
-        asked = calculator if self._model is None else self._model
+        asked = unwrapped(atoms.calc) if self._model is None else self._model
         if type(asked) not in self._weights:
             single = asked is not None and isinstance(as_model(asked), CalculatorModel)
             self._weights[type(asked)] = ATOMS_ONE_BY_ONE if single else 1

@@ -1,6 +1,6 @@
 """A stream of structures, a model, an engine: what every workflow is made of."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from typing import Any
 
 import ase
@@ -29,7 +29,7 @@ def flow(
     capacity: Capacity,
     bar: Bar,
     checkpoints: Checkpoints | None = None,
-    done: frozenset[int] = frozenset(),
+    done: Container[int] = frozenset(),
 ) -> Generator[Result, None, None]:
     """Return the results of structures that an engine moves, as they are done.
 

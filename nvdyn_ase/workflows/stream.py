@@ -49,10 +49,8 @@ class Results(DataSink):
         energies = engine.constraints(part).energy(part, part["energy"])
         momenta = "velocities" in engine._mutable_fields
         write_back(part, atoms, momenta=momenta, results=True)
-        found = Result.of_batch(part, atoms, energies=energies.detach().view(-1).cpu().numpy())
-        self.supply.results.extend(
-            result.at(index) for index, result in zip(numbers, found, strict=True)
-        )
+        found = energies.detach().view(-1).cpu().numpy()
+        self.supply.results.extend(Result.of_batch(part, atoms, numbers, found))
 
     def _not_taken(self, batch: Batch) -> Batch:
         """Return the systems that have not been here: an interrupt may come just behind that."""

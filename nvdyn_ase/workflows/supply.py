@@ -67,6 +67,7 @@ class AtomsSupply:
         self.problem: Exception | None = None
         self._held: deque[Numbered] = deque()
         self._places: dict[int, int] = {}
+        self._shares: dict[int, int] = {}
         self._filled = 0
         self._next: Numbered | None = None
         self._ended = False
@@ -147,7 +148,7 @@ class AtomsSupply:
         """Return a structure that has been moved, and let it go."""
         atoms = self.moving.pop(index)
         del self._places[id(atoms)]
-        self._filled -= self.capacity.share(atoms)
+        self._filled -= self._shares.pop(index)
         return atoms
 
     def _batch(self, taken: Sequence[Numbered]) -> Batch | None:
@@ -173,7 +174,8 @@ class AtomsSupply:
         for index, atoms in usable:
             self.moving[index] = atoms
             self._places[id(atoms)] = index
-            self._filled += self.capacity.share(atoms)
+            self._shares[index] = self.capacity.share(atoms)
+            self._filled += self._shares[index]
 
     def _converted(self, usable: Sequence[Numbered]) -> Batch:
         systems = [atoms for _, atoms in usable]

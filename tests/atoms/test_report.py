@@ -27,7 +27,7 @@ def test_every_system_has_a_result():
     batch["energy"] = torch.tensor([[-1.0], [-2.0], [np.nan]], dtype=torch.float64)
     batch["fmax"] = torch.tensor([[0.01], [0.2], [np.nan]], dtype=torch.float64)
     batch.host[2]["failure"] = "the model raised"
-    results = Result.of_batch(batch, systems, first=10)
+    results = Result.of_batch(batch, systems, indices=range(10, 10 + len(systems)))
     assert [r.atoms for r in results] == systems
     assert all(r.atoms is atoms for r, atoms in zip(results, systems, strict=True))
     assert [r.index for r in results] == [10, 11, 12]

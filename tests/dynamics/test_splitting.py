@@ -154,3 +154,35 @@ def test_extra_outputs_are_laid_end_to_end():
     engine.splitting = Splitting()
     engine.run(batch, 3)
     torch.testing.assert_close(batch["color"].view(-1), torch.arange(7.0).double() * 2)
+
+
+@pytest.mark.parametrize("bad", [None, 10])
+def test_outputs_of_atoms_are_declared(bad):
+    class Painted(Limited):
+        def forward(self, batch):
+            outputs = dict(super().forward(batch))
+            outputs["paint"] = batch["positions"][:, :2].clone()
+            return ModelOutputs(outputs)
+
+    systems = systems_of("lj")
+    # As many systems as atoms: the shape would not say what a row belongs to.
+    systems = [system[:1] for system in systems] if bad is None else systems
+    model = Painted(MODELS["lj"](), 13, bad=bad)
+    undeclared, model.model_card = model.model_card, declared(model, {"paint"})
+    batch = batch_from_atoms(systems)
+    engine = FIRE(model)
+    engine.splitting = Splitting()
+    engine.run(batch, 3)
+    assert batch.level("paint") == "node"
+    for row in range(len(systems)):
+        failed = Outcome(int(batch["outcome"][row])) is Outcome.ERROR
+        own = batch[[row]]
+        assert failed or torch.equal(own["paint"], own["positions"][:, :2])
+    if bad is not None:
+        model.model_card = undeclared
+        with pytest.raises(RuntimeError, match=r"'paint'.*ModelCard\.node_outputs"):
+            FIRE(model).run(batch_from_atoms(systems_of("lj")[:1]), 3)
+
+
+def declared(model, names):
+    return model.model_card.model_copy(update={"node_outputs": frozenset(names)})

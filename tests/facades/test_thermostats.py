@@ -15,6 +15,7 @@ from ase.md.velocitydistribution import Stationary
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.md import Andersen, Bussi, Langevin, NVTBerendsen
 from tests.facades.test_parity import PLAIN, argon_cells, slabs, trajectory
+from tests.pace import paced
 from tests.systems import ARGON, argon, copper_slab, with_velocities
 
 COUNT = 3
@@ -125,7 +126,7 @@ def uncounted(make):
 # -------------------------------------------------------------------------------- parity
 
 
-@cases
+@pytest.mark.parametrize("name", paced(CASES))
 @pytest.mark.parametrize("make", [argon_cells, slabs])
 def test_every_step_is_ases_with_the_same_generator(name, make):
     case = CASES[name]

@@ -9,8 +9,9 @@ import torch
 from ase import Atoms
 from hypothesis import given
 
-from nvdyn_ase.models import LennardJones, Morse, pair_potential
+from nvdyn_ase.models import LennardJones, Morse, PairTable, pair_potential
 from tests.models import oracles
+from tests.models.pair_tables import soft
 
 MODELS = {
     "shifted": lambda **o: LennardJones(1.9, 0.8, rc=4.7, **o),
@@ -20,10 +21,15 @@ MODELS = {
         {"Ar": 1.9, "Kr": 2.1}, {"Ar": 0.8, "Kr": 0.5}, rc=4.7, smooth=True, **o
     ),
     "morse": lambda **o: Morse(0.7, 5.0, 2.1, 1.3, 2.2, **o),
+    "table": lambda **o: PairTable(
+        {("Ar", "Ar"): soft(), ("Ar", "Kr"): soft(2.0), ("Kr", "Kr"): soft(1.5)}, **o
+    ),
 }
 models = pytest.mark.parametrize("make", list(MODELS.values()), ids=list(MODELS))
 smooth_models = pytest.mark.parametrize(
-    "make", [MODELS[n] for n in ("smooth", "smooth-mixture", "morse")], ids=["lj", "mix", "morse"]
+    "make",
+    [MODELS[n] for n in ("smooth", "smooth-mixture", "morse", "table")],
+    ids=["lj", "mix", "morse", "table"],
 )
 SYMBOLS = ("Ar", "Kr")
 

@@ -27,6 +27,7 @@ from nvdyn_ase.models import (
     Harmonic,
     LennardJones,
     Morse,
+    StillingerWeber,
     SumModel,
     as_model,
     register_model,
@@ -203,6 +204,7 @@ def test_a_proxy_stands_for_what_is_behind_it():
     [
         *(("emt", EMT), ("EMT", EMT), ("lj", LennardJones), ("lennard-jones", LennardJones)),
         *(("Lennard_Jones", LennardJones), ("morse", Morse), ("harmonic", Harmonic)),
+        *(("sw", StillingerWeber), ("stillinger_weber", StillingerWeber)),
     ],
 )
 def test_names_make_built_in_models(name, kind):
@@ -217,7 +219,8 @@ def test_names_take_options():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'maze'.*emt, harmonic, lennard-jones, lj, mace, morse"):
+    names = "d3, eam, emt, harmonic, lennard-jones.*mace.*morse.*sw, table, tersoff"
+    with pytest.raises(ValueError, match=f"'maze'.*{names}"):
         as_model("maze")
 
 
@@ -245,7 +248,7 @@ def test_a_factory_may_decline(table, said):
 def test_a_registered_name(table):
     register_model("springs", Harmonic)
     assert as_model("springs", k=3.0).k == 3.0
-    with pytest.raises(ValueError, match="morse, springs"):
+    with pytest.raises(ValueError, match=r"morse.*springs"):
         as_model("strings")
 
 
@@ -311,24 +314,39 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
 
 
 @pytest.mark.parametrize(
-    ("package", "calculator"),
+    ("package", "extra", "calculator"),
     [
-        ("chgnet", "chgnet.model.dynamics.CHGNetCalculator"),
-        ("mace", "mace.calculators.mace.MACECalculator"),
+        ("chgnet", "chgnet", "chgnet.model.dynamics.CHGNetCalculator"),
+        ("mace", "mace", "mace.calculators.mace.MACECalculator"),
+        ("sevenn", "sevennet", "sevenn.calculator.SevenNetCalculator"),
+        ("nequip", "nequip", "nequip.integrations.ase.NequIPCalculator"),
+        ("metatensor", "metatomic", "metatomic_ase._calculator.MetatomicCalculator"),
+        ("torch_sim", "torchsim", "torch_sim.models.interface.ModelInterface"),
+        ("nvalchemi", "nvalchemi", "nvalchemi.models.base.BaseModelMixin"),
     ],
 )
-def test_a_missing_package_names_the_extra(package, calculator, monkeypatch):
+def test_a_missing_package_names_the_extra(package, extra, calculator, monkeypatch):
     for loaded in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"nvdyn_ase.models.{package}", raising=False)
-    monkeypatch.delattr(models, package, raising=False)
+    monkeypatch.delitem(sys.modules, f"nvdyn_ase.models.{extra}", raising=False)
+    monkeypatch.delattr(models, extra, raising=False)
     module, _, name = calculator.rpartition(".")
     kind = type(name, (Dispersion,), {"__module__": module, "__qualname__": name})
-    expected = rf"{package} is not installed.*'nvdyn_ase\[{package}\]'"
-    for thing in (package, kind()):
+    expected = rf"{package} is not installed.*'nvdyn_ase\[{extra}\]'"
+    for thing in (kind(), *({extra} & registry._NAMES.keys())):
         with pytest.raises(ImportError, match=expected):
             as_model(thing)
+
+
+def test_a_missing_package_of_another_name_names_the_extra(monkeypatch):
+    for loaded in [name for name in sys.modules if name.startswith("torch_dftd.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, "torch_dftd", None)
+    monkeypatch.delitem(sys.modules, "nvdyn_ase.models.d3", raising=False)
+    monkeypatch.delattr(models, "d3", raising=False)
+    with pytest.raises(ImportError, match=r"torch_dftd is not installed.*'nvdyn_ase\[d3\]'"):
+        as_model("d3")
 
 
 # -------------------------------------------------------------------------------- no calculator
@@ -354,7 +372,7 @@ def test_built_in_models_do_not_import_ase_calculators():
         "import sys\n"
         "from nvdyn_ase.models import as_model\n"
         "as_model('lj'), as_model('morse'), as_model('emt')\n"
-        "unwanted = 'ase.calculators.', 'chgnet', 'mace'\n"
+        "unwanted = 'ase.calculators.', 'chgnet', 'mace', 'sevenn'\n"
         "print([name for name in sys.modules if name.startswith(unwanted)])\n"
     )
     done = subprocess.run(

@@ -192,6 +192,8 @@ def _kinds(batch: Batch, descriptions: list[list[Description]]) -> list[Kind]:
     """Return what acts, in order."""
     rounds: list[dict[type[Description], list[Member[Any]]]] = []
     for row, (own, size) in enumerate(zip(descriptions, batch.num_nodes_list, strict=True)):
+        if not own:
+            continue
         next_round = np.zeros(size, int)  # for whatever acts on an atom
         for description in own:
             atoms = description.atoms()
