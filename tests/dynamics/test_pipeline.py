@@ -1,10 +1,15 @@
 """``relax | md`` over ranks: what a system does, and that each arrives once."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
+from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import (
     FIRE,
     NVE,
@@ -188,3 +193,46 @@ def test_every_system_arrives_once_and_bit_for_bit(size):
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_every_system_arrives_once_and_bit_for_bit_in_many_cases(size):
     results(run_ranks(any_pipeline, size, size, range(4, 150), limit=1200))
+
+
+# ---------------------------------------------------------------- ways to run one
+
+
+def in_step_and_from_a_batch(rank):
+    """Run from a batch, in step with the other rank, and again turn by turn."""
+    arrived, distances = [], DISTANCES[:4]
+    for turn_by_turn in (False, True):
+        data = inputs(distances)
+        source = SizeAwareSampler(data, max_batch_size=2) if turn_by_turn else None
+        stages = [
+            relax(source, buffer_config=ROOM, max_batch_size=2),
+            heat(buffer_config=ROOM, max_batch_size=2),
+        ]
+        pipe = DistributedPipeline(dict(enumerate(stages)), synchronized=not turn_by_turn)
+        with pipe:
+            if turn_by_turn:
+                while pipe.step():
+                    continue
+            else:
+                pipe.run(Batch.from_data_list(data))
+            if pipe.local_stage.is_final_stage:
+                arrived.append(outcome_of(pipe.local_stage.sinks[0].read()))
+        assert torch.distributed.is_initialized()  # whoever made the group ends it
+    return arrived
+
+
+def test_however_a_pipeline_is_run_systems_do_the_same():
+    _, (first, second) = results(run_ranks(in_step_and_from_a_batch, 2))
+    assert_same_outcome(first, second)
+    assert len(first) == 4
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_runs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text()
+    pattern = r"^```py\n(.*?)^```.*?script.py\n(.*?)\n```"
+    script, output = re.search(pattern, page, re.DOTALL | re.MULTILINE).groups()
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == output, done.stderr

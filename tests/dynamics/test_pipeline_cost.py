@@ -63,8 +63,8 @@ def steady(rank):
 
 
 def test_a_rank_with_nothing_to_say_sends_nothing_and_adds_few_operations():
-    # Four systems in one transfer; word of the room that they leave, and that no more are taken.
-    wholes = 3, 2
+    # Four systems in one transfer, and the end; word of the room that they leave, and of the end.
+    wholes = 4, 2
     for (here, messages, sent, alone), whole in zip(
         results(run_ranks(steady, 2)), wholes, strict=True
     ):

@@ -10,7 +10,6 @@ from nvdyn_ase.data.buffers import Capacity
 from nvdyn_ase.dynamics.pipeline.arrivals import Arrivals
 from nvdyn_ase.dynamics.pipeline.departures import Departures
 from nvdyn_ase.dynamics.pipeline.post import Kind, Post
-from nvdyn_ase.dynamics.pipeline.watch import PipelineError
 from nvdyn_ase.dynamics.run import Run
 
 if TYPE_CHECKING:
@@ -47,7 +46,8 @@ class StageRun:
 
     def begin(self) -> None:
         """Begin a run: listen to the neighbours, and tell them what has become free."""
-        self.steps, self._began, self._is_stopped = None, False, False
+        self.steps = None
+        self._began = self._is_stopped = self._has_ended = False
         self.post.open()
         if self.arrivals is not None:
             self.arrivals.begin()
@@ -69,7 +69,8 @@ class StageRun:
             assert self.steps is not None
             self.steps.advance()
             return True
-        if self._is_over():
+        if self._is_over() and not self._has_unsent():
+            self._say_end()
             return False
         self.take_mail(wait and not self._can_go_on())
         return True
@@ -78,10 +79,9 @@ class StageRun:
         """Send what is left, agree with the neighbours on the end, and return what no sink took."""
         batch = None if self.steps is None else self.steps.close()
         self.steps = None
-        if self.departures is not None:
-            while len(self.departures) and self.departures.open:
-                self.take_mail(wait=True)
-            self.departures.end()
+        while self._has_unsent():  # what was done with last
+            self.take_mail(wait=True)
+        self._say_end()
         if self.arrivals is not None:
             for rank in sorted(self.arrivals.open):
                 self.arrivals.close(rank)
@@ -93,6 +93,17 @@ class StageRun:
             engine.done = not engine.active_batch_size and engine.sampler.exhausted
             return None
         return self.engine.what_is_left(batch)
+
+    def _has_unsent(self) -> bool:
+        """Say whether systems wait for a rank that still takes some."""
+        own = self.departures
+        return own is not None and len(own) > 0 and bool(own.open)
+
+    def _say_end(self) -> None:
+        """Say once that there is no more in this run."""
+        if self.departures is not None and not self._has_ended:
+            self._has_ended = True
+            self.departures.end()
 
     def abandon(self) -> None:
         """End the engine's part of a run that has failed."""
@@ -162,7 +173,7 @@ class StageRun:
         """Say whether nothing is left to do, or nothing can be done in this run."""
         engine = self.engine
         failure = engine._sink_failure
-        if isinstance(failure, PipelineError):
+        if failure is not None and self.departures is not None:
             raise failure
         if self._is_stopped or failure is not None:
             return True
