@@ -94,6 +94,14 @@ def test_on_two_ranks_systems_do_what_they_do_on_one(mode):
     assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
 
 
+def test_a_stage_may_be_several_on_one_rank():
+    _, found = results(run_ranks(run_pipe, 2, fused_then_heat, "async_recv"))
+    one = relax(sampler()) + heat(3) + heat(5)
+    one.run()
+    check_user_fields(found)
+    assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
+
+
 # ---------------------------------------------------------------- any pipeline, any input
 
 
