@@ -1,6 +1,7 @@
 """Batches sent from rank to rank: two messages each, whatever they hold."""
 
 import pickle
+from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -148,10 +149,16 @@ class Sending:
     def __init__(self, works: list[Any], parts: list[Tensor]) -> None:
         self._works, self._parts = works, parts
 
-    def wait(self) -> None:
-        """Wait until the batch is on its way; RuntimeError if the other rank is not there."""
+    def wait(self, limit: timedelta | None = None) -> None:
+        """Wait until the batch is on its way, or no longer than a limit for each message.
+
+        Raises
+        ------
+        RuntimeError
+            The other rank is not there, or has not taken it in time.
+        """
         for work in self._works:
-            work.wait()
+            work.wait() if limit is None else work.wait(limit)
         self._works, self._parts = [], []
 
     def is_completed(self) -> bool:

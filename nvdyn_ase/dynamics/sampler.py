@@ -105,6 +105,7 @@ class SizeAwareSampler:
         self._screened: tuple[int | None, int | None] = (None, None)
         self._smallest: Waiting | None = None
         self._unread = 0
+        self._part, self._parts = 0, 1
         self._source = source_of(dataset)
         self._stream = self._source if isinstance(self._source, Stream) else None
         if isinstance(self._source, Dataset):
@@ -119,6 +120,22 @@ class SizeAwareSampler:
             f"SizeAwareSampler({of}, max_atoms={self.max_atoms}, max_edges={self.max_edges}, "
             f"max_batch_size={self.max_batch_size})"
         )
+
+    def share(self, part: int, parts: int) -> None:
+        """Leave to other ranks what is theirs: keep every system whose turn is this part's.
+
+        Parameters
+        ----------
+        part, parts
+            Which part this is, from 0, and of how many. The system at position i of the input is
+            of part i modulo ``parts``.
+        """
+        self._part, self._parts = part, parts
+        self._bins.take_all(lambda one: not self._is_own(one.index))
+        self._rejected = [own for own in self._rejected if self._is_own(own[0].index)]
+
+    def _is_own(self, index: int) -> bool:
+        return index % self._parts == self._part
 
     # ---------------------------------------------------------------- what is left
 
@@ -235,6 +252,8 @@ class SizeAwareSampler:
             if is_far or (self.max_atoms is not None and atoms >= self.max_atoms):
                 return
             one = stream.next()
+            if not self._is_own(stream.count - 1):
+                continue
             if isinstance(one, Exception):
                 self._reject_unread(stream.count - 1, one)
             elif one is not None and not self._can_fit(one):

@@ -102,6 +102,27 @@ def test_a_stage_may_be_several_on_one_rank():
     assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
 
 
+def from_a_first_stage_on_two_ranks(rank, kind):
+    """Run a pipeline whose first stage has replicas, from a list, a stream or a batch."""
+    data = inputs(DISTANCES)
+    source = None if kind == "batch" else iter(data) if kind == "stream" else data
+    own = source and SizeAwareSampler(source, max_batch_size=3)
+    stages = {0: relax(own, buffer_config=ROOM), 1: heat(buffer_config=ROOM)}
+    with DistributedPipeline(stages, replicas={0: 2}) as pipe:
+        pipe.run(Batch.from_data_list(data) if kind == "batch" else None)
+        stage = pipe.local_stage
+        return stage.sinks[0].read() if stage.is_final_stage else None
+
+
+@pytest.mark.parametrize("kind", ["list", "stream", "batch"])
+def test_replicas_of_a_first_stage_share_its_input(kind):
+    *_, found = results(run_ranks(from_a_first_stage_on_two_ranks, 3, kind))
+    assert sorted(identities(found)) == list(range(len(DISTANCES)))
+    one = relax(sampler()) + heat()
+    one.run()
+    assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
+
+
 # ---------------------------------------------------------------- any pipeline, any input
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from torch.distributed import HashStore
 
 from nvdyn_ase.dynamics import (
     FIRE,
@@ -17,6 +18,7 @@ from nvdyn_ase.dynamics import (
     HookStageEnum,
     SizeAwareSampler,
 )
+from nvdyn_ase.dynamics.pipeline import watch
 from tests.dynamics.streams import Moody, identities, inputs
 from tests.ranks import results, run_ranks
 from tests.wells import Well
@@ -40,6 +42,10 @@ class AtStep:
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def give_up():
@@ -66,7 +72,7 @@ def three_stages(guilty, hook, sinks=None, room=ROOM, last_room=ROOM):
 
 def run(rank, guilty, action):
     sinks = [Moody(99, {1})] if action == "sink" else None
-    acts = {"dies": die, "raises": give_up}
+    acts = {"dies": die, "raises": give_up, "stops": stop}
     hook = AtStep(acts[action]) if action in acts else None
     room = BufferConfig(num_systems=2, num_nodes=3, num_edges=0) if action == "large" else ROOM
     with three_stages(guilty, hook, sinks, room, room) as pipe:
@@ -97,6 +103,57 @@ def test_the_others_end_and_name_the_rank_and_the_reason(guilty, action, reason)
         assert (kind, name) == ("raised", "PipelineError"), trace
         pattern = rf"rank {guilty} of the pipeline has failed: .*({reason})"
         assert re.search(pattern, message, re.DOTALL), message
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_does_not_stop_the_others():
+    found = run_ranks(run, 3, 1, "stops", init=False, limit=45)  # then it is killed
+    assert found[1] is None
+    for rank in (0, 2):
+        assert found[rank][1][0] == "PipelineError", found[rank]
+        assert "rank 1 of the pipeline has failed: it has given no sign" in found[rank][1][1]
+
+
+class Immovable(Well):
+    """A model that no device takes."""
+
+    to = None
+
+
+def outside_of_a_run(rank, where):
+    """Fail on rank 1, in setting up or after it."""
+    pipe = three_stages(0, None, last_room=ROOM)
+    if rank == 1 and where == "setup":
+        pipe.wiring.stages[1].model = Immovable()
+    with pipe:
+        if rank == 1:
+            raise ArithmeticError("the script gave up")
+        pipe.run()
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [("setup", "RuntimeError: Immovable has no .to"), ("script", "the script gave up")],
+)
+def test_the_others_learn_of_what_fails_outside_of_a_run(where, reason):
+    found = run_ranks(outside_of_a_run, 3, where, init=False, limit=30)
+    for rank in (0, 2):
+        kind, (name, message, trace) = found[rank]
+        assert (kind, name) == ("raised", "PipelineError"), trace
+        assert re.search(rf"rank 1 of the pipeline has failed: .*{reason}", message), message
+
+
+def test_a_process_that_is_stopped_gives_no_sign_of_life():
+    store = HashStore()
+    neighbor = watch._Neighbor(store, 0, 1)
+    assert not neighbor.is_silent(0.0)
+    assert not neighbor.is_silent(1000.0)  # it has not come yet
+    store.set("alive 0 1", "1")
+    assert not neighbor.is_silent(1001.0)
+    assert not neighbor.is_silent(1000.0 + watch.SILENCE)
+    assert neighbor.is_silent(1002.0 + watch.SILENCE)
+    store.set("alive 0 1", "2")
+    assert not neighbor.is_silent(1003.0 + watch.SILENCE)
 
 
 # ---------------------------------------------------------------- what is wrong from the start

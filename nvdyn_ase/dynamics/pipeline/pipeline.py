@@ -17,6 +17,7 @@ from nvdyn_ase.dynamics.pipeline.post import Post
 from nvdyn_ase.dynamics.pipeline.stage_run import BufferCheck, StageRun, given
 from nvdyn_ase.dynamics.pipeline.watch import PipelineError, Watch
 from nvdyn_ase.dynamics.pipeline.wiring import Wiring
+from nvdyn_ase.dynamics.sampler import SizeAwareSampler
 
 
 class DistributedPipeline:
@@ -184,18 +185,27 @@ class DistributedPipeline:
         self.wiring.check()
         self.init_distributed()
         rank = dist.get_rank()
-        key = self.wiring.stage_of(rank)
-        engine = self.wiring.stages[key]
-        self._place(engine)
-        engine.debug_mode = engine.debug_mode or self.debug_mode
         store = dist.distributed_c10d._get_default_store()
         turn = store.add(f"nvdyn_ase/pipelines/{rank}", 1)
         store = dist.PrefixStore(f"nvdyn_ase/pipeline {turn}", store)
         self.watch = Watch(store, rank, dist.get_world_size())
+        try:
+            self._set_up_stage(rank)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._is_set_up = True
+
+    def _set_up_stage(self, rank: int) -> None:
+        key = self.wiring.stage_of(rank)
+        engine = self.wiring.stages[key]
+        self._place(engine)
+        engine.debug_mode = engine.debug_mode or self.debug_mode
         prior, following = self.wiring.before(key), self.wiring.after(key)
         post = Post(prior, following, engine.device, self.watch)
         self._wire(key, engine, post, prior, following)
-        self._is_set_up = True
+        if isinstance(engine.sampler, SizeAwareSampler):
+            engine.sampler.share(*self.wiring.share_of(rank))
 
     def _place(self, engine: BaseDynamics) -> None:
         """Put the model where its stage is."""
@@ -246,8 +256,10 @@ class DistributedPipeline:
         self.setup()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Clean up."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Clean up; if something has failed here, tell the other ranks what."""
+        if self._is_set_up and error is not None and not isinstance(error, PipelineError):
+            self.watch.fail(self.watch.rank, f"{type(error).__name__}: {error}")
         self.cleanup()
 
     # ---------------------------------------------------------------- running
@@ -347,9 +359,11 @@ class DistributedPipeline:
         numbers = given(batch := batch.index_select(slice(None)))
         arrivals.dataset = numbers
         if not arrivals.ranks:
+            part, parts = self.wiring.share_of(self.global_rank)
+            own = batch.index_select(slice(part, None, parts))
             if arrivals.engine.check_coming is not None:
-                arrivals.engine.check_coming(batch)
-            arrivals.add(batch.to(arrivals.engine.device))
+                arrivals.engine.check_coming(own)
+            arrivals.add(own.to(arrivals.engine.device))
 
     def _turn(self, wait: bool) -> bool:
         goes_on = self.stage_run.turn(wait)

@@ -19,11 +19,13 @@ from torch import Tensor
 from nvdyn_ase.data import Batch
 from nvdyn_ase.data.buffers import Capacity
 from nvdyn_ase.data.messages import Sending, Transport, received
-from nvdyn_ase.dynamics.pipeline.watch import PipelineError, Watch
+from nvdyn_ase.dynamics.pipeline.watch import SILENCE, PipelineError, Watch
 
 _TAG = 7919
 #: A rank may have nothing to say for as long as it likes: whether it lives is seen otherwise.
 _FOREVER = timedelta(days=1000)
+# A rank takes at once what comes, in a thread; one that does not has stopped.
+_TAKEN = timedelta(seconds=SILENCE + 3.0)
 _NOTHING = Capacity(0, 0, 0)
 
 
@@ -178,6 +180,6 @@ class Post:
 
     def _wait_for(self, rank: int, sending: Sending) -> None:
         try:
-            sending.wait()
+            sending.wait(_TAKEN)
         except RuntimeError as error:
             raise self.watch.lost(rank, error) from error

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any
 
+import torch.distributed
+
 # How often a rank looks for a note, how long it waits for one that says more than that a connection
 # was closed, and how long for the others to have read one: the store may end with it.
 _EVERY, _PATIENCE, _FAREWELL = 0.5, 2.0, 5.0
+#: A rank whose process gives no sign of life for so long in the middle of a run has died, s.
+SILENCE = 15.0
 
 
 class PipelineError(RuntimeError):
@@ -55,6 +59,7 @@ class Watch:
     def begin(self, report: Callable[[PipelineError], None]) -> None:
         """Look for notes from now on, in a thread of its own, and report the first."""
         self._stop = Event()
+        self._live(self._runs, 0)
         Thread(target=self._look, args=(report, self._stop), daemon=True).start()
 
     def end(self) -> None:
@@ -62,8 +67,14 @@ class Watch:
         self._stop.set()
 
     def _look(self, report: Callable[[PipelineError], None], stop: Event) -> None:
+        run, sign = self._runs, 0
+        neighbor = _Neighbor(self.store, run, (self.rank + 1) % self.size)
         while not stop.wait(_EVERY):
+            sign += 1
             try:
+                self._live(run, sign)
+                if neighbor.is_silent(time.monotonic()):
+                    self.fail(neighbor.rank, f"it has given no sign of life for {SILENCE:g} s")
                 failure = self.failure()
             except Exception as error:
                 if not stop.is_set():
@@ -72,6 +83,10 @@ class Watch:
             if failure is not None:
                 report(failure)
                 return
+
+    def _live(self, run: int, sign: int) -> None:
+        """Give a sign of life."""
+        self.store.set(f"alive {run} {self.rank}", str(sign))
 
     @staticmethod
     def _storeless(error: Exception) -> PipelineError:
@@ -124,12 +139,39 @@ class Watch:
             return
 
     def wait_for_all(self, check: Callable[[], None]) -> None:
-        """Return when all ranks have ended a run; ``check`` is called meanwhile and may raise."""
-        key = f"ended {self._runs}"
+        """Return when all ranks have ended a run; ``check`` is called meanwhile and may raise.
+
+        Rank 0, which may hold the store, returns when the others have seen it.
+        """
+        ended, seen = f"ended {self._runs}", f"seen {self._runs}"
         self._runs += 1
-        self.store.add(key, 1)
-        pause = 0.001
-        while self.store.add(key, 0) < self.size:
-            check()
-            time.sleep(pause)
-            pause = min(2 * pause, 0.2)
+        try:
+            self.store.add(ended, 1)
+            pause = 0.001
+            while self.store.add(ended, 0) < self.size:
+                check()
+                time.sleep(pause)
+                pause = min(2 * pause, 0.2)
+            self.store.add(seen, 1)
+            end = time.monotonic() + _FAREWELL
+            while not self.rank and self.store.add(seen, 0) < self.size and time.monotonic() < end:
+                time.sleep(0.01)
+        except torch.distributed.DistError as error:
+            raise self._storeless(error) from error
+
+
+class _Neighbor:
+    """The signs of life, in one run, of the rank after this one."""
+
+    def __init__(self, store: Any, run: int, rank: int) -> None:
+        self.rank = rank
+        self._store, self._key = store, f"alive {run} {rank}"
+        self._last: bytes | None = None
+        self._since = 0.0
+
+    def is_silent(self, now: float) -> bool:
+        """Say whether it has given signs of life, and none for a long time."""
+        sign = self._store.get(self._key) if self._store.check([self._key]) else None
+        if sign != self._last:
+            self._last, self._since = sign, now
+        return self._last is not None and now - self._since > SILENCE

@@ -116,6 +116,11 @@ class Wiring:
                 return key
         raise KeyError(f"rank {rank} has no stage; there are {self.size} ranks")
 
+    def share_of(self, rank: int) -> tuple[int, int]:
+        """Return which of the ranks of its stage a rank is, from 0, and of how many."""
+        ranks = self.ranks[self.stage_of(rank)]
+        return rank - ranks.start, len(ranks)
+
     def before(self, key: int) -> list[int]:
         """Return the ranks that a stage receives from."""
         return [rank for a, b in self.links if b == key for rank in self.ranks[a]]
