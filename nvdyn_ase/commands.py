@@ -49,8 +49,8 @@ def run_files(arguments: argparse.Namespace) -> int:
     )
     run = FileRun(arguments, job, model, output, source)
     if arguments.resume and output.is_complete() and not arguments.retry_failed:
+        output.look_into(source)
         run.checkpoints.remove()  # it was about to be when the run was stopped
-        output.look_into()
         print(f"{arguments.output} is complete: there is nothing to resume")
         return 0 if job.is_success(output.outcomes()) else 1
     with without_looking_for_garbage_in_what_is_there():

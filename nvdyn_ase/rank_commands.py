@@ -218,6 +218,7 @@ class _Run(FileRun):
         """Look what there is to do, and tell the others."""
         whole, retry = self.whole, self.arguments.retry_failed
         if self.is_resumed and whole.is_complete() and not retry:
+            whole.look_into(self.source)
             for path in self._all_checkpoints():
                 path.unlink()
             print(f"{self.arguments.output} is complete: there is nothing to resume")

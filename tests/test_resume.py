@@ -190,6 +190,54 @@ def test_a_complete_output_says_again_what_the_run_has_said(name, wrong, capsys)
     assert contents() == before
 
 
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz", "out.traj", "out.extxyz.gz", "out.cif"])
+def test_a_complete_output_of_another_run_is_not_taken_for_this_one(name, capsys):
+    ase.io.write("in.traj", periodic(2))
+    ase.io.write("other.traj", periodic(1))
+    line = "relax {} -o " + name + " --model emt --fmax {} --quiet --resume"
+    assert main(line.format("in.traj", 0.5).split()) == 0
+    assert f"{name} is of another run" in refused(line.format("in.traj", 0.001), capsys)
+    assert "fmax was 0.5, and is 0.001" in refused(line.format("in.traj", 0.001), capsys)
+    assert "the input was in.traj" in refused(line.format("other.traj", 0.5), capsys)
+    other = line.format("in.traj", 0.5).replace("emt", "lj")
+    assert "name was 'emt', and is 'lj'" in refused(other, capsys)
+    other = f"md in.traj -o {name} --model emt --steps 1 --temperature 9 --resume"
+    assert "method was 'relax', and is 'md'" in refused(other, capsys)
+    assert main(line.format("in.traj", 0.5).split()) in (0, 1)
+    if "db" not in name:
+        os.remove(f"{name}.provenance.json")
+        assert "start afresh with --overwrite" in refused(line.format("in.traj", 0.5), capsys)
+
+
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz"])
+@pytest.mark.parametrize("steps", [0, 30])
+def test_a_run_that_was_to_replace_an_output_is_gone_on_with(name, steps, capsys):
+    ase.io.write("in.traj", mixed(7))
+    old = line_of("FIRE", name, "--fmax 0.5 --steps 1")
+    assert main(old.split()) == 1
+    line = line_of("FIRE", name)
+    if steps:
+        assert killed(f"{line} --overwrite", steps)
+        assert 0 < len(outcomes(name.replace(".", ".partial."))) < 7
+    else:
+        assert killed_after(-1, interrupted, f"{line} --overwrite") == ["130", "end"]
+    assert "fmax was 0.05, and is 0.5" in refused(f"{old} --resume", capsys)
+    assert main(f"{line} --resume".split()) in (0, 1)
+    assert main(line_of("FIRE", f"whole.{name}").split()) in (0, 1)
+    assert outcomes(name) == outcomes(f"whole.{name}")
+    assert left_over() == []
+
+
+def interrupted(say, line):
+    """Run a command, and press Ctrl-C before it has moved anything."""
+
+    def advance(self):
+        raise KeyboardInterrupt
+
+    Run.advance = advance
+    say(main(line.split()))
+
+
 # -------------------------------------------------------------------- what is not gone on with
 
 
