@@ -47,6 +47,18 @@ def run_files(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         method=job.method,
     )
+    with output.locked():
+        return run_into(output, arguments, job, model, source)
+
+
+def run_into(
+    output: ResultFile,
+    arguments: argparse.Namespace,
+    job: Job,
+    model: BaseModelMixin,
+    source: dict[str, Any],
+) -> int:
+    """Do a job into an output that is this process's alone; return the exit status."""
     run = FileRun(arguments, job, model, output, source)
     if arguments.resume and output.is_complete() and not arguments.retry_failed:
         output.look_into(source)

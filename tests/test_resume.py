@@ -1,8 +1,10 @@
 """Commands that are killed at any moment and gone on with."""
 
+import errno
 import json
 import os
 import random
+import re
 import resource
 import signal
 from pathlib import Path
@@ -90,7 +92,9 @@ def ends(name):
 
 
 def left_over():
-    return sorted(name for name in os.listdir() if "partial" in name or "checkpoint" in name)
+    """Return what a run has left; a lock file that nobody has locked is nothing."""
+    found = sorted(name for name in os.listdir() if not name.endswith(".lock"))
+    return [name for name in found if "partial" in name or "checkpoint" in name]
 
 
 # -------------------------------------------------------------------- kill -9
@@ -242,7 +246,8 @@ def interrupted(say, line):
 
 
 def contents():
-    return {path.name: path.read_bytes() for path in Path().iterdir()}
+    there = [path for path in Path().iterdir() if path.suffix != ".lock"]
+    return {path.name: path.read_bytes() for path in there}
 
 
 def refused(line, capsys):
@@ -287,6 +292,54 @@ def test_a_damaged_checkpoint_is_named_and_can_be_left_out(capsys):
     os.remove("out.db.checkpoint.npz")
     finished(line_of("FIRE", more="--resume"))
     assert ends("out.db") == ends("whole.db")
+
+
+# -------------------------------------------------------------------- two at a time
+
+
+def runs_beside(say, line, others):
+    """Run a command, and others in processes of their own when it has moved something."""
+    advance, steps = Run.advance, [0]
+
+    def looking(self):
+        advance(self)
+        steps[0] += 1
+        if steps[0] == 12:
+            before = contents()
+            for other in others:
+                say(killed_after(-1, says_its_status, other))
+            say(contents() == before)
+
+    Run.advance = looking
+    say(main(line.split()))
+
+
+def says_its_status(say, line):
+    say(main(line.split()))
+
+
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz", "{index}.traj"])
+def test_a_run_has_its_output_alone(name, capfd):
+    ase.io.write("in.traj", mixed(7))
+    line = line_of("FIRE", name)
+    others = [f"{line} {more}" for more in ("--resume", "--overwrite", "--resume --retry-failed")]
+    capfd.readouterr()
+    *refusals, untouched, status, _ = killed_after(-1, runs_beside, line, others)
+    assert (refusals, untouched, status) == ([str(["2", "end"])] * 3, "True", "0")
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert all(re.search(rf"{re.escape(name)} is in use by process \d+ on", own) for own in said)
+    assert [name for name in os.listdir() if name.endswith(".lock")] == []
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(monkeypatch):
+    def unable(handle, how):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("nvdyn_ase.output.lock.fcntl.lockf", unable)
+    ase.io.write("in.traj", wells(2))
+    assert main(["relax", "in.traj", "-o", "out.db", "--model", "harmonic", "--quiet"]) == 0
+    assert sorted(os.listdir()) == ["in.traj", "out.db"]
 
 
 # -------------------------------------------------------------------- failures tried again

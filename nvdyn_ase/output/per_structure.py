@@ -75,6 +75,10 @@ class FilePerStructure(ResultFile):
     def _sidecar(self) -> Path:
         return Path(f"{self._named('all')}.provenance.json")
 
+    @property
+    def _while_it_grows(self) -> Path:
+        return self._named("all")
+
     def _named(self, index: int | str) -> Path:
         return Path(str(self.path).replace("{index}", str(index)))
 

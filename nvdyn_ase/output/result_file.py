@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nvdyn_ase.files import (
 )
 from nvdyn_ase.output.at_the_end import FileAtTheEnd
 from nvdyn_ase.output.errors import OutputError, one_line
+from nvdyn_ase.output.lock import locked
 from nvdyn_ase.output.marks import marks_of
 from nvdyn_ase.output.parts import part_path, part_paths
 from nvdyn_ase.provenance import differences
@@ -84,6 +86,19 @@ class ResultFile:
         """Return what is there already and would be lost."""
         found = [path for path in (self.path, self._partial) if path.exists()]
         return found + part_paths(self._partial)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs away while a block is run; see :func:`nvdyn_ase.output.lock.locked`.
+
+        A run holds it from before it looks at what there is to its end.
+        """
+        name = f".{self._while_it_grows.name}.lock"
+        return locked(self.path.with_name(name), self.path)
+
+    @property
+    def _while_it_grows(self) -> Path:
+        """What no two runs may write at once."""
+        return self._partial
 
     def is_complete(self) -> bool:
         """Say whether there is a complete file, and none that was begun."""
