@@ -14,6 +14,7 @@ from nvdyn_ase.atoms import Result
 from nvdyn_ase.background_writer import BackgroundWriter, WriteError
 from nvdyn_ase.counting import estimate
 from nvdyn_ase.dynamics.checkpoint import CheckpointError
+from nvdyn_ase.input_identity import path_of
 from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.output import OutputError, ResultFile, result_file
@@ -129,12 +130,20 @@ class FileRun:
             if not (first or done):
                 raise CommandError(self.input.why_nothing())
             if not resume:
+                self.spare_the_input(output)
                 output.open(len(first), self.source)
                 self.checkpoints.remove()
             stopped = self.move(chain(first, reading), done)
         finally:
             reading.close()
         return self._told(stopped, len(done))
+
+    def spare_the_input(self, output: ResultFile) -> None:
+        """Raise if a file that a new run removes first is one that it reads."""
+        read = {path_of(name).resolve() for name in self.arguments.input}
+        for path in output.removed_first():
+            if path.resolve() in read:
+                raise CommandError(f"{path} is read, and would be removed; name another output")
 
     def _done(self) -> frozenset[int]:
         """Return which structures need not be moved."""

@@ -246,6 +246,8 @@ class _Run(FileRun):
             print(f"{self.arguments.output} is complete: there is nothing to resume")
             self.ranks.say("begun", {"is_complete": True})
             return
+        if not self.is_resumed:
+            self.spare_the_input(whole)
         whole.open(1, self.source, resume=self.is_resumed, retry=retry)
         done: frozenset[int] = frozenset()
         if self.is_resumed:

@@ -294,6 +294,49 @@ def test_a_damaged_checkpoint_is_named_and_can_be_left_out(capsys):
     assert ends("out.db") == ends("whole.db")
 
 
+# -------------------------------------------------------------------- a file for each structure
+
+EACH = "out_{index}.traj"
+
+
+def each():
+    """Return what there is in the files for each structure."""
+    return {name: data for name, data in contents().items() if name.startswith("out_")}
+
+
+def test_files_of_an_earlier_run_do_not_count_as_done():
+    ase.io.write("in.traj", mixed(7))
+    assert main(line_of("FIRE", EACH).split()) == 0
+    expected = each()
+    assert main(line_of("FIRE", EACH, "--overwrite --fmax 0.5 --steps 1").split()) == 1
+    old = each()
+    assert old.keys() == expected.keys()
+    assert killed(line_of("FIRE", EACH, "--overwrite"), 30)
+    assert 0 < sum(name in expected for name in each()) < 7
+    finished(line_of("FIRE", EACH, "--resume"))
+    assert each() == expected
+    assert not set(old.values()) & set(expected.values())
+
+
+def test_files_of_an_earlier_run_do_not_stay():
+    ase.io.write("in.traj", mixed(5))
+    assert main(line_of("FIRE", EACH).split()) == 0
+    for other in ("out_more.traj", "out_partial_2.traj"):
+        Path(other).touch()
+    ase.io.write("in.traj", mixed(2))
+    assert main(line_of("FIRE", EACH, "--overwrite").split()) == 0
+    own = {"out_0.traj", "out_1.traj", "out_all.traj.provenance.json"}
+    assert each().keys() == own | {"out_more.traj", "out_partial_2.traj"}
+
+
+def test_files_that_are_read_are_not_removed(capsys):
+    for index in range(2):
+        ase.io.write(f"out_{index}.traj", mixed(2)[index])
+    line = f"relax out_0.traj {os.getcwd()}/out_1.traj@: -o {EACH} --model emt --overwrite"
+    assert "out_0.traj is read" in refused(line, capsys)
+    assert "out_1.traj is read" in refused(line.replace("out_0.traj ", ""), capsys)
+
+
 # -------------------------------------------------------------------- two at a time
 
 

@@ -87,6 +87,10 @@ class ResultFile:
         found = [path for path in (self.path, self._partial) if path.exists()]
         return found + part_paths(self._partial)
 
+    def removed_first(self) -> list[Path]:
+        """Return what there is that is removed when a run begins, and not when it is complete."""
+        return [path for path in self.existing() if path != self.path]
+
     def locked(self) -> AbstractContextManager[None]:
         """Keep other runs away while a block is run; see :func:`nvdyn_ase.output.lock.locked`.
 
