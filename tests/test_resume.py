@@ -213,8 +213,7 @@ def test_a_complete_output_of_another_run_is_not_taken_for_this_one(name, capsys
         assert "start afresh with --overwrite" in refused(line.format("in.traj", 0.5), capsys)
 
 
-@pytest.mark.parametrize("name", ["out.db", "out.extxyz"])
-@pytest.mark.parametrize("steps", [0, 30])
+@pytest.mark.parametrize(("name", "steps"), [("out.db", 30), ("out.extxyz", 0)])
 def test_a_run_that_was_to_replace_an_output_is_gone_on_with(name, steps, capsys):
     ase.io.write("in.traj", mixed(7))
     old = line_of("FIRE", name, "--fmax 0.5 --steps 1")
