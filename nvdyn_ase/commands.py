@@ -14,6 +14,7 @@ from nvdyn_ase.atoms import Result
 from nvdyn_ase.background_writer import BackgroundWriter, WriteError
 from nvdyn_ase.counting import estimate
 from nvdyn_ase.dynamics.checkpoint import CheckpointError
+from nvdyn_ase.input_identity import path_of
 from nvdyn_ase.jobs import Job, JobError, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin, as_model
 from nvdyn_ase.output import OutputError, ResultFile, result_file
@@ -47,10 +48,22 @@ def run_files(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         method=job.method,
     )
+    with output.locked():
+        return run_into(output, arguments, job, model, source)
+
+
+def run_into(
+    output: ResultFile,
+    arguments: argparse.Namespace,
+    job: Job,
+    model: BaseModelMixin,
+    source: dict[str, Any],
+) -> int:
+    """Do a job into an output that is this process's alone; return the exit status."""
     run = FileRun(arguments, job, model, output, source)
     if arguments.resume and output.is_complete() and not arguments.retry_failed:
+        output.look_into(source)
         run.checkpoints.remove()  # it was about to be when the run was stopped
-        output.look_into()
         print(f"{arguments.output} is complete: there is nothing to resume")
         return 0 if job.is_success(output.outcomes()) else 1
     with without_looking_for_garbage_in_what_is_there():
@@ -117,12 +130,20 @@ class FileRun:
             if not (first or done):
                 raise CommandError(self.input.why_nothing())
             if not resume:
+                self.spare_the_input(output)
                 output.open(len(first), self.source)
                 self.checkpoints.remove()
             stopped = self.move(chain(first, reading), done)
         finally:
             reading.close()
         return self._told(stopped, len(done))
+
+    def spare_the_input(self, output: ResultFile) -> None:
+        """Raise if a file that a new run removes first is one that it reads."""
+        read = {path_of(name).resolve() for name in self.arguments.input}
+        for path in output.removed_first():
+            if path.resolve() in read:
+                raise CommandError(f"{path} is read, and would be removed; name another output")
 
     def _done(self) -> frozenset[int]:
         """Return which structures need not be moved."""

@@ -9,6 +9,7 @@ rank waits for another while there is work, and whichever dies, what is on the d
 import argparse
 import sys
 from collections.abc import Container, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from nvdyn_ase.commands import (
     provenance_of,
     without_looking_for_garbage_in_what_is_there,
 )
-from nvdyn_ase.jobs import job_of, one_line
+from nvdyn_ase.jobs import Job, job_of, one_line
+from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.output import OutputError, ResultFile, result_file
 from nvdyn_ase.ranks import (
     Claims,
@@ -90,12 +92,33 @@ def _ended(job: RankJob, error: BaseException) -> int:
 
 
 def _status(job: RankJob, arguments: argparse.Namespace) -> int:
-    if not arguments.dry_run:
-        with without_looking_for_garbage_in_what_is_there():
-            return _Run(job, arguments).do()
-    if job.rank == 0:
-        plan_files(arguments)
-    return 0
+    if arguments.dry_run:
+        if job.rank == 0:
+            plan_files(arguments)
+        return 0
+    arguments.device = _device(arguments.device, job)
+    what, model = job_of(arguments), model_of(arguments)
+    model = _placed(model, arguments.device, job)
+    check(arguments, what, model)
+    whole = _whole(job, arguments, what.method)
+    lock = nullcontext() if job.rank else whole.locked()  # of the first, for all
+    with lock, without_looking_for_garbage_in_what_is_there():
+        return _Run(job, arguments, what, model, whole).do()
+
+
+def _whole(job: RankJob, arguments: argparse.Namespace, method: str) -> ResultFile:
+    """Return the output that all ranks make together."""
+    whole = result_file(
+        *(arguments.output, arguments.output_format, arguments.overwrite),
+        resume=arguments.resume or job.rank > 0 or job.restarts > 0,
+        method=method,
+    )
+    if not whole.has_parts:
+        raise OutputError(
+            f"several ranks cannot write a {whole.form} file together; write extxyz, traj, db, "
+            "or {index} into the name for a file for each structure, and convert it afterwards"
+        )
+    return whole
 
 
 def _failed(job: RankJob, reason: str) -> int:
@@ -149,24 +172,23 @@ class _Run(FileRun):
         This rank.
     arguments
         Of the command.
+    what
+        What is done to each structure.
+    model
+        What gives energies and forces, on the device of this rank.
+    whole
+        What all ranks write; this rank writes a part of it.
     """
 
-    def __init__(self, job: RankJob, arguments: argparse.Namespace) -> None:
-        arguments.device = _device(arguments.device, job)
-        what, model = job_of(arguments), model_of(arguments)
-        model = _placed(model, arguments.device, job)
-        check(arguments, what, model)
+    def __init__(
+        self,
+        job: RankJob,
+        arguments: argparse.Namespace,
+        what: Job,
+        model: BaseModelMixin,
+        whole: ResultFile,
+    ) -> None:
         self.ranks = job
-        whole = result_file(
-            *(arguments.output, arguments.output_format, arguments.overwrite),
-            resume=arguments.resume or job.rank > 0 or job.restarts > 0,
-            method=what.method,
-        )
-        if not whole.has_parts:
-            raise OutputError(
-                f"several ranks cannot write a {whole.form} file together; write extxyz, traj, db, "
-                "or {index} into the name for a file for each structure, and convert it afterwards"
-            )
         self.whole, self.is_resumed = whole, False
         if job.rank == 0:
             source = provenance_of(arguments, what, model) | {"ranks": job.world_size}
@@ -218,11 +240,14 @@ class _Run(FileRun):
         """Look what there is to do, and tell the others."""
         whole, retry = self.whole, self.arguments.retry_failed
         if self.is_resumed and whole.is_complete() and not retry:
+            whole.look_into(self.source)
             for path in self._all_checkpoints():
                 path.unlink()
             print(f"{self.arguments.output} is complete: there is nothing to resume")
             self.ranks.say("begun", {"is_complete": True})
             return
+        if not self.is_resumed:
+            self.spare_the_input(whole)
         whole.open(1, self.source, resume=self.is_resumed, retry=retry)
         done: frozenset[int] = frozenset()
         if self.is_resumed:

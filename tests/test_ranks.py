@@ -22,6 +22,7 @@ import nvdyn_ase
 from nvdyn_ase.cli import main
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.files import DatabaseFile
+from nvdyn_ase.output import result_file
 from nvdyn_ase.ranks import Claims, Positions, RankError, RankJob, Shares
 from nvdyn_ase.ranks.signs_of_life import PATIENCE, Neighbor
 from nvdyn_ase.workflows.capacity import Capacity
@@ -227,6 +228,19 @@ def test_launched_again_it_goes_on_by_itself():
     assert ends("out.db") == expected
     again = launched(line_of("FIRE"), 2)
     assert again == [2, 2]  # it exists, and nobody said --overwrite
+
+
+def test_ranks_have_their_output_alone(capfd):
+    whole("FIRE")
+    capfd.readouterr()
+    output = result_file("out.db")
+    with output.locked():  # by the process that these are children of
+        assert 0 not in launched(line_of("FIRE"), 2)
+        (said,) = capfd.readouterr().err.splitlines()
+        assert f"out.db is in use by process {os.getpid()} on" in said
+        assert not os.path.exists("out.partial.db")
+    assert launched(line_of("FIRE"), 2) == [0, 0]
+    assert not [name for name in os.listdir() if name.endswith(".lock")]
 
 
 def raises():

@@ -1,8 +1,10 @@
 """Commands that are killed at any moment and gone on with."""
 
+import errno
 import json
 import os
 import random
+import re
 import resource
 import signal
 from pathlib import Path
@@ -90,7 +92,9 @@ def ends(name):
 
 
 def left_over():
-    return sorted(name for name in os.listdir() if "partial" in name or "checkpoint" in name)
+    """Return what a run has left; a lock file that nobody has locked is nothing."""
+    found = sorted(name for name in os.listdir() if not name.endswith(".lock"))
+    return [name for name in found if "partial" in name or "checkpoint" in name]
 
 
 # -------------------------------------------------------------------- kill -9
@@ -190,11 +194,59 @@ def test_a_complete_output_says_again_what_the_run_has_said(name, wrong, capsys)
     assert contents() == before
 
 
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz", "out.traj", "out.extxyz.gz", "out.cif"])
+def test_a_complete_output_of_another_run_is_not_taken_for_this_one(name, capsys):
+    ase.io.write("in.traj", periodic(2))
+    ase.io.write("other.traj", periodic(1))
+    line = "relax {} -o " + name + " --model emt --fmax {} --quiet --resume"
+    assert main(line.format("in.traj", 0.5).split()) == 0
+    assert f"{name} is of another run" in refused(line.format("in.traj", 0.001), capsys)
+    assert "fmax was 0.5, and is 0.001" in refused(line.format("in.traj", 0.001), capsys)
+    assert "the input was in.traj" in refused(line.format("other.traj", 0.5), capsys)
+    other = line.format("in.traj", 0.5).replace("emt", "lj")
+    assert "name was 'emt', and is 'lj'" in refused(other, capsys)
+    other = f"md in.traj -o {name} --model emt --steps 1 --temperature 9 --resume"
+    assert "method was 'relax', and is 'md'" in refused(other, capsys)
+    assert main(line.format("in.traj", 0.5).split()) in (0, 1)
+    if "db" not in name:
+        os.remove(f"{name}.provenance.json")
+        assert "start afresh with --overwrite" in refused(line.format("in.traj", 0.5), capsys)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("out.db", 30), ("out.extxyz", 0)])
+def test_a_run_that_was_to_replace_an_output_is_gone_on_with(name, steps, capsys):
+    ase.io.write("in.traj", mixed(7))
+    old = line_of("FIRE", name, "--fmax 0.5 --steps 1")
+    assert main(old.split()) == 1
+    line = line_of("FIRE", name)
+    if steps:
+        assert killed(f"{line} --overwrite", steps)
+        assert 0 < len(outcomes(name.replace(".", ".partial."))) < 7
+    else:
+        assert killed_after(-1, interrupted, f"{line} --overwrite") == ["130", "end"]
+    assert "fmax was 0.05, and is 0.5" in refused(f"{old} --resume", capsys)
+    assert main(f"{line} --resume".split()) in (0, 1)
+    assert main(line_of("FIRE", f"whole.{name}").split()) in (0, 1)
+    assert outcomes(name) == outcomes(f"whole.{name}")
+    assert left_over() == []
+
+
+def interrupted(say, line):
+    """Run a command, and press Ctrl-C before it has moved anything."""
+
+    def advance(self):
+        raise KeyboardInterrupt
+
+    Run.advance = advance
+    say(main(line.split()))
+
+
 # -------------------------------------------------------------------- what is not gone on with
 
 
 def contents():
-    return {path.name: path.read_bytes() for path in Path().iterdir()}
+    there = [path for path in Path().iterdir() if path.suffix != ".lock"]
+    return {path.name: path.read_bytes() for path in there}
 
 
 def refused(line, capsys):
@@ -239,6 +291,97 @@ def test_a_damaged_checkpoint_is_named_and_can_be_left_out(capsys):
     os.remove("out.db.checkpoint.npz")
     finished(line_of("FIRE", more="--resume"))
     assert ends("out.db") == ends("whole.db")
+
+
+# -------------------------------------------------------------------- a file for each structure
+
+EACH = "out_{index}.traj"
+
+
+def each():
+    """Return what there is in the files for each structure."""
+    return {name: data for name, data in contents().items() if name.startswith("out_")}
+
+
+def test_files_of_an_earlier_run_do_not_count_as_done():
+    ase.io.write("in.traj", mixed(7))
+    assert main(line_of("FIRE", EACH).split()) == 0
+    expected = each()
+    assert main(line_of("FIRE", EACH, "--overwrite --fmax 0.5 --steps 1").split()) == 1
+    old = each()
+    assert old.keys() == expected.keys()
+    assert killed(line_of("FIRE", EACH, "--overwrite"), 30)
+    assert 0 < sum(name in expected for name in each()) < 7
+    finished(line_of("FIRE", EACH, "--resume"))
+    assert each() == expected
+    assert not set(old.values()) & set(expected.values())
+
+
+def test_files_of_an_earlier_run_do_not_stay():
+    ase.io.write("in.traj", mixed(5))
+    assert main(line_of("FIRE", EACH).split()) == 0
+    for other in ("out_more.traj", "out_partial_2.traj"):
+        Path(other).touch()
+    ase.io.write("in.traj", mixed(2))
+    assert main(line_of("FIRE", EACH, "--overwrite").split()) == 0
+    own = {"out_0.traj", "out_1.traj", "out_all.traj.provenance.json"}
+    assert each().keys() == own | {"out_more.traj", "out_partial_2.traj"}
+
+
+def test_files_that_are_read_are_not_removed(capsys):
+    for index in range(2):
+        ase.io.write(f"out_{index}.traj", mixed(2)[index])
+    line = f"relax out_0.traj {os.getcwd()}/out_1.traj@: -o {EACH} --model emt --overwrite"
+    assert "out_0.traj is read" in refused(line, capsys)
+    assert "out_1.traj is read" in refused(line.replace("out_0.traj ", ""), capsys)
+
+
+# -------------------------------------------------------------------- two at a time
+
+
+def runs_beside(say, line, others):
+    """Run a command, and others in processes of their own when it has moved something."""
+    advance, steps = Run.advance, [0]
+
+    def looking(self):
+        advance(self)
+        steps[0] += 1
+        if steps[0] == 12:
+            before = contents()
+            for other in others:
+                say(killed_after(-1, says_its_status, other))
+            say(contents() == before)
+
+    Run.advance = looking
+    say(main(line.split()))
+
+
+def says_its_status(say, line):
+    say(main(line.split()))
+
+
+@pytest.mark.parametrize("name", ["out.db", "out.extxyz", "{index}.traj"])
+def test_a_run_has_its_output_alone(name, capfd):
+    ase.io.write("in.traj", mixed(7))
+    line = line_of("FIRE", name)
+    others = [f"{line} {more}" for more in ("--resume", "--overwrite", "--resume --retry-failed")]
+    capfd.readouterr()
+    *refusals, untouched, status, _ = killed_after(-1, runs_beside, line, others)
+    assert (refusals, untouched, status) == ([str(["2", "end"])] * 3, "True", "0")
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert all(re.search(rf"{re.escape(name)} is in use by process \d+ on", own) for own in said)
+    assert [name for name in os.listdir() if name.endswith(".lock")] == []
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(monkeypatch):
+    def unable(handle, how):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("nvdyn_ase.output.lock.fcntl.lockf", unable)
+    ase.io.write("in.traj", wells(2))
+    assert main(["relax", "in.traj", "-o", "out.db", "--model", "harmonic", "--quiet"]) == 0
+    assert sorted(os.listdir()) == ["in.traj", "out.db"]
 
 
 # -------------------------------------------------------------------- failures tried again

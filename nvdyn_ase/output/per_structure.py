@@ -10,7 +10,7 @@ import ase.io
 
 from nvdyn_ase.atoms import Result
 from nvdyn_ase.files import INDEX
-from nvdyn_ase.output.errors import OutputError
+from nvdyn_ase.output.errors import OutputError, one_line
 from nvdyn_ase.output.result_file import ResultFile
 
 
@@ -18,7 +18,8 @@ class FilePerStructure(ResultFile):
     """A file for every structure, with its index in the name.
 
     Each is written under the name with ``partial`` for the index, and gets its own when it is
-    whole: what there is under a number is done. Several processes write side by side.
+    whole: what there is under a number is done. So a run that begins removes the files of earlier
+    ones first. Several processes write side by side.
     """
 
     _unfinished = "partial"
@@ -68,12 +69,35 @@ class FilePerStructure(ResultFile):
             indices = [self._index_in(str(path)) for path in self.existing()]
             found = [{INDEX: index} for index in indices if index is not None]
             self._take_up(found, provenance, retry)
-        elif provenance is not None:
+            return
+        self._remove_old()
+        if provenance is not None:
             self._tell(provenance)
+
+    def _remove_old(self) -> None:
+        """Delete what earlier runs have written: it would be taken for this one's."""
+        try:
+            # The sidecar first: without it nothing is gone on with, should this be interrupted.
+            for path in [self._sidecar, *self.removed_first()]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot replace {self.path}: {one_line(error)}") from error
+
+    def removed_first(self) -> list[Path]:
+        """Return what there is that is removed when a run begins."""
+        return [*self.existing(), *self._unfinished_ones()]
+
+    def _unfinished_ones(self) -> list[Path]:
+        found = self._matching("partial*")
+        return [Path(name) for name in found if self._place_in(name, r"partial\d*") is not None]
 
     @property
     def _sidecar(self) -> Path:
         return Path(f"{self._named('all')}.provenance.json")
+
+    @property
+    def _while_it_grows(self) -> Path:
+        return self._named("all")
 
     def _named(self, index: int | str) -> Path:
         return Path(str(self.path).replace("{index}", str(index)))
@@ -88,15 +112,12 @@ class FilePerStructure(ResultFile):
 
     def part(self, rank: int) -> ResultFile:
         """Return what writes the files of one of several processes."""
-        own = FilePerStructure(self.path, self.form, self.method)
-        own._unfinished = f"partial{rank}"
-        return own
+        return _FilesOfRank(self, rank)
 
     def gather(self) -> None:
         """Look what there is, and delete what was not finished."""
-        for name in self._matching("partial*"):
-            if self._place_in(name, r"partial\d*") is not None:
-                Path(name).unlink()
+        for path in self._unfinished_ones():
+            path.unlink()
         indices = [self._index_in(str(path)) for path in self.existing()]
         self._note_outcomes([{INDEX: index} for index in indices if index is not None])
 
@@ -118,3 +139,22 @@ class FilePerStructure(ResultFile):
         """Say where the structures are."""
         before = "" if self._complete else "stopped: "
         return f"{before}{self.written} structures written to {self.path}"
+
+
+class _FilesOfRank(FilePerStructure):
+    """The files that one of several processes writes.
+
+    Parameters
+    ----------
+    whole
+        What they are a part of.
+    rank
+        Which process.
+    """
+
+    def __init__(self, whole: FilePerStructure, rank: int) -> None:
+        super().__init__(whole.path, whole.form, whole.method)
+        self._unfinished = f"partial{rank}"
+
+    def _remove_old(self) -> None:
+        """Do nothing: the whole has done so, and others may have written since."""

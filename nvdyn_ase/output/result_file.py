@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nvdyn_ase.files import (
 )
 from nvdyn_ase.output.at_the_end import FileAtTheEnd
 from nvdyn_ase.output.errors import OutputError, one_line
+from nvdyn_ase.output.lock import locked
 from nvdyn_ase.output.marks import marks_of
 from nvdyn_ase.output.parts import part_path, part_paths
 from nvdyn_ase.provenance import differences
@@ -85,6 +87,23 @@ class ResultFile:
         found = [path for path in (self.path, self._partial) if path.exists()]
         return found + part_paths(self._partial)
 
+    def removed_first(self) -> list[Path]:
+        """Return what there is that is removed when a run begins, and not when it is complete."""
+        return [path for path in self.existing() if path != self.path]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs away while a block is run; see :func:`nvdyn_ase.output.lock.locked`.
+
+        A run holds it from before it looks at what there is to its end.
+        """
+        name = f".{self._while_it_grows.name}.lock"
+        return locked(self.path.with_name(name), self.path)
+
+    @property
+    def _while_it_grows(self) -> Path:
+        """What no two runs may write at once."""
+        return self._partial
+
     def is_complete(self) -> bool:
         """Say whether there is a complete file, and none that was begun."""
         return self.existing() == [self.path]
@@ -106,26 +125,34 @@ class ResultFile:
         """Return how each structure in the file ended, by its index: ``converged``, ``error``."""
         return dict(self._outcomes)
 
-    def look_into(self) -> None:
+    def look_into(self, provenance: Mapping[str, Any]) -> None:
         """Learn how the structures in a complete file have ended, for :meth:`outcomes`.
 
         What could not be read when it was made is among them, as ``unreadable``. Nothing is learnt
         of a compressed file, nor of a format that does not say.
 
+        Parameters
+        ----------
+        provenance
+            Of the run that it should be of.
+
         Raises
         ------
         OutputError
-            It is not what was written.
+            It is not what was written, or of another run.
         """
-        if isinstance(self._file, FileAtTheEnd) or self.path.suffix in COMPRESSED:
-            return
-        file = type(self._file)(self.path)
-        try:
-            self._note_outcomes(file.recover())
-            file.close()
-        except (DamagedFileError, OSError) as error:
-            raise OutputError(f"{self.path} is complete and damaged: {one_line(error)}") from error
-        told = file.told() if isinstance(file, DatabaseFile) else self._told()
+        found: list[dict[str, Any]] = []
+        if not (isinstance(self._file, FileAtTheEnd) or self.path.suffix in COMPRESSED):
+            file = type(self._file)(self.path)
+            try:
+                found = file.recover()
+                file.close()
+            except (DamagedFileError, OSError) as error:
+                problem = f"{self.path} is complete and damaged: {one_line(error)}"
+                raise OutputError(problem) from error
+        told = self._told_of_complete()
+        self._refuse_another(self.path, told, provenance)
+        self._note_outcomes(found)
         self._outcomes |= {int(index): UNREADABLE for index in told.get(UNREADABLE, ())}
 
     # ---------------------------------------------------------------- beginning
@@ -230,19 +257,31 @@ class ResultFile:
         """Raise if what is there is of another run; tell other parameters of one that retries."""
         told = self._told()
         runs = [told, *told.get(RETRIED, [])]
-        changed = differences(runs[-1], provenance, parameters=not retry)
-        if changed:
-            raise OutputError(
-                f"{self._partial} is of another run: {'; '.join(changed)}; run with what it was "
-                "run with, or start afresh with --overwrite"
-            )
+        self._refuse_another(self._partial, told, provenance, parameters=not retry)
         if differences(runs[-1], provenance):
             self._tell({**told, RETRIED: [*runs[1:], dict(provenance)]})
+
+    def _refuse_another(
+        self,
+        path: Path,
+        told: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        parameters: bool = True,
+    ) -> None:
+        """Raise if what a file tells of itself is not of a run, or of one that tried it again."""
+        newest = [told, *told.get(RETRIED, [])][-1]
+        changed = differences(newest, provenance, parameters)
+        if changed:
+            raise OutputError(
+                f"{path} is of another run: {'; '.join(changed)}; run with what it was "
+                "run with, or start afresh with --overwrite"
+            )
 
     def _remove_partial(self) -> None:
         parts = [self._partial, *part_paths(self._partial)]
         files = [path for part in parts for path in self._file.belongings(part)]
-        for path in [*files, self._sidecar]:
+        # The sidecar first: a complete file of an earlier run may be left alone with it.
+        for path in [self._sidecar, *files]:
             path.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- several processes
@@ -314,11 +353,20 @@ class ResultFile:
     def _told(self) -> dict[str, Any]:
         if isinstance(self._file, DatabaseFile):
             return self._file.told()
+        return self._told_beside(self._partial)
+
+    def _told_of_complete(self) -> dict[str, Any]:
+        """Return what there is to know of the file that is complete."""
+        if isinstance(self._file, DatabaseFile):
+            return DatabaseFile(self.path).told()
+        return self._told_beside(self.path)
+
+    def _told_beside(self, path: Path) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(self._sidecar.read_text())
         except (OSError, ValueError) as error:
             raise OutputError(
-                f"{self._sidecar} is gone or damaged, so that one cannot say what {self._partial} "
+                f"{self._sidecar} is gone or damaged, so that one cannot say what {path} "
                 "is of; start afresh with --overwrite"
             ) from error
         return found
@@ -394,7 +442,8 @@ class ResultFile:
             self._file.close()
             if complete:
                 self._give_name()
-            elif not self.written:
+            elif not self.written and not self.path.exists():
+                # Beside a complete file it says that there was a run to take its place.
                 self._remove_partial()
         except Exception as error:
             raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
