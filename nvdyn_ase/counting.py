@@ -20,8 +20,9 @@ _COUNT = re.compile(rb"^[ \t]*\d{1,12}[ \t\r]*$", re.MULTILINE)
 def estimate(names: Sequence[str], form: str | None = None) -> int | None:
     """Return about how many records there are in files; None if that takes reading them.
 
-    Databases, also what a query selects, and trajectories know it. Of an extended xyz file, the lines with a number of atoms
-    are counted: all up to 4 MB, of larger ones those in blocks spread over the file.
+    Databases, also what a query selects, and trajectories know it. Of an extended xyz file, the
+    lines with a number of atoms are counted: all up to 4 MB, of larger ones those in blocks spread
+    over the file.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from torch import Tensor
 from nvdyn_ase.atoms import Result, write_back
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import BaseDynamics, DataSink
+from nvdyn_ase.dynamics.lifecycle import only_run_of
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.dynamics.splitting import Splitting
 from nvdyn_ase.progress import Bar
@@ -91,7 +92,24 @@ def stream(
         Where those that are being moved are saved, and taken up from.
     done
         Positions of those that need not be taken up.
+
+    Raises
+    ------
+    RuntimeError
+        The engine is in a run already.
     """
+    with only_run_of(engine):
+        yield from _streamed(engine, supply, n_steps, bar, checkpoints, done)
+
+
+def _streamed(
+    engine: BaseDynamics,
+    supply: AtomsSupply,
+    n_steps: int | None,
+    bar: Bar,
+    checkpoints: Checkpoints | None,
+    done: Container[int],
+) -> Generator[Result, None, None]:
     engine.sampler, engine.sinks = supply, [Results(engine, supply)]
     engine.splitting, engine.active_batch = Splitting(), None
     bar.watch(engine)
