@@ -85,6 +85,10 @@ def test_dynamics_of_a_file_is_that_of_the_facade(run):
         ("--integrator Langevin", "temperature"),
         ("--integrator VelocityVerlet --option friction=0.1", "friction"),
         ("--steps -1", "steps"),
+        ("--temperature -5", "temperature"),
+        ("--temperature nan", "temperature"),
+        ("--temperature -5 --integrator VelocityVerlet", "temperature"),
+        ("--temperature 5 --option temperature_K=-5", "temperature"),
     ],
 )
 def test_bad_dynamics_is_refused_before_anything_is_written(run, words, said):
@@ -93,6 +97,17 @@ def test_bad_dynamics_is_refused_before_anything_is_written(run, words, said):
     assert (code, out) == (2, "")
     assert said in err.splitlines()[-1]
     assert os.listdir() == ["in.traj"]
+
+
+def test_nobody_is_warned_of_what_was_not_asked_for(run, recwarn):
+    ase.io.write("in.traj", bulk("Cu") * 2)
+    line = "md in.traj -o {}.db --model emt --steps 2 --temperature 300"
+    assert run(line.format("a"))[0] == 0
+    assert not [found for found in recwarn if "fixcm" in str(found.message)]
+    with pytest.warns(FutureWarning, match="fixcm"):
+        assert run(line.format("b") + " --option fixcm=True")[0] == 0
+    with ase.db.connect("a.db") as one, ase.db.connect("b.db") as other:
+        np.testing.assert_array_equal(one.get(1).positions, other.get(1).positions)
 
 
 def test_structures_of_a_file_are_evaluated(run):
@@ -211,6 +226,7 @@ def test_who_fails_on_the_way_is_written_as_far_as_it_got(run, monkeypatch, way,
     outcome, reason = FAILURES[way]
     assert code == 1
     assert "failed                1" in out
+    assert f"1  {outcome}: " in out
     found = by_index(f"out.{ending}")
     assert found[1].info["relax_outcome"] == outcome
     assert reason in found[1].info["relax_reason"]

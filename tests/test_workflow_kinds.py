@@ -113,6 +113,8 @@ def test_snapshots_are_of_each_structure_every_so_many_steps():
         ({"integrator": "Langevinn"}, "VelocityVerlet"),
         ({"steps": -1}, "steps"),
         ({"interval": 0}, "interval"),
+        ({"integrator": "Langevin", "temperature_K": -5, "friction": 1}, "temperature_K"),
+        ({"integrator": "Langevin", "temperature_K": math.nan, "friction": 1}, "temperature_K"),
         ({"trajectory": "all.traj"}, "trajectory"),
     ],
 )

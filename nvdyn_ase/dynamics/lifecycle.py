@@ -1,4 +1,4 @@
-"""When a run opens and closes: whose engine it is, the fields of its batch; and half a step undone."""
+"""When a run opens and closes: whose engine it is, its batch's fields; half a step undone."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
