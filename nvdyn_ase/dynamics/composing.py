@@ -29,7 +29,7 @@ def joined(first: BaseDynamics, second: Any) -> FusedStage:
         "sampler": _said("sampler", [part.sampler for part in parts]),
         "n_steps": _said("n_steps", [part.n_steps for part in fused]),
         "init_fn": _said("init_fn", [part.init_fn for part in fused]),
-        "sinks": [sink for part in parts for sink in part.sinks],
+        "sinks": [sink for part in parts for sink in part.given_sinks],
         "hooks": [hook for part in fused for hook in part._registry.all()],
         "compile_step": any(part.compile_step for part in fused),
         "compile_kwargs": {key: v for part in fused for key, v in part.compile_kwargs.items()},
