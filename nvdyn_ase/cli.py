@@ -177,7 +177,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="NAME",
-        help="anything that ase.io writes; with {index} in it, one file for each structure",
+        help="anything that ase.io writes; with {index} in it, or {index:04d}, one file for each "
+        "structure",
     )
     files.add_argument(
         "--dry-run",
@@ -209,8 +210,8 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="emt, eam, lj, morse, sw, tersoff, table, d3, harmonic, chgnet, mace, or a name that "
-        "a package has registered",
+        help="emt, eam, lj, morse, sw, tersoff, table, d3, harmonic, chgnet, mace, sevennet, "
+        "metatomic, or a name that a package has registered",
     )
     energy.add_argument(
         "--model-option",

@@ -191,7 +191,7 @@ class FileRun:
             checkpoints=self.checkpoints,
             done=done,
         )
-        return in_order(results) if self.is_ordered else results
+        return in_order(results, self.input.problems) if self.is_ordered else results
 
     def capacity(self) -> Capacity:
         """Return how much a batch holds."""

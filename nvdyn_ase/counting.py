@@ -10,7 +10,7 @@ from ase.io import ulm
 from ase.io.formats import filetype
 
 from nvdyn_ase.input_identity import path_of
-from nvdyn_ase.reading import COMPRESSED, selection
+from nvdyn_ase.reading import COMPRESSED, query_of, row_ids, selection
 
 #: Of a text, so many blocks of so many bytes are looked at, evenly spaced.
 _BLOCKS, _BYTES = 64, 65536
@@ -20,8 +20,9 @@ _COUNT = re.compile(rb"^[ \t]*\d{1,12}[ \t\r]*$", re.MULTILINE)
 def estimate(names: Sequence[str], form: str | None = None) -> int | None:
     """Return about how many records there are in files; None if that takes reading them.
 
-    Databases and trajectories know it. Of an extended xyz file, the lines with a number of atoms
-    are counted: all up to 4 MB, of larger ones those in blocks spread over the file.
+    Databases, also what a query selects, and trajectories know it. Of an extended xyz file, the
+    lines with a number of atoms are counted: all up to 4 MB, of larger ones those in blocks spread
+    over the file.
 
     Parameters
     ----------
@@ -41,7 +42,10 @@ def estimate(names: Sequence[str], form: str | None = None) -> int | None:
 def _records(name: str, form: str | None) -> int | None:
     path = path_of(name)
     index = selection(name, path)
-    count = _COUNTS.get(form or filetype(str(path)))
+    form = form or filetype(str(path))
+    if index is None and form == "db":
+        return len(row_ids(path, query_of(name)))
+    count = _COUNTS.get(form)
     if count is None or index is None or path.suffix in COMPRESSED:
         return None
     return len(range(count(path))[index])

@@ -13,7 +13,12 @@ from ase.units import fs
 import nvdyn_ase.filters
 import nvdyn_ase.md
 from nvdyn_ase.md.velocitydistribution import thermalize_momenta
-from nvdyn_ase.workflows.arguments import at_least, cell_filter_function, integrator_class
+from nvdyn_ase.workflows.arguments import (
+    at_least,
+    cell_filter_function,
+    check_temperatures,
+    integrator_class,
+)
 from nvdyn_ase.workflows.methods import MakeEngine, evaluation, motion, relaxation
 
 
@@ -97,6 +102,7 @@ def _relaxation(arguments: argparse.Namespace) -> Job:
 
 def _dynamics(arguments: argparse.Namespace) -> Job:
     method = integrator_class(arguments.integrator)
+    check_temperatures({"temperature": arguments.temperature})
     options = {"timestep": arguments.timestep * fs}
     if _takes(method, "seed"):
         options["seed"] = arguments.seed

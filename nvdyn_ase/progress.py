@@ -134,7 +134,7 @@ class Summary:
         if result.outcome.failed:
             self.failed += 1
             if len(self.failures) < self.failures_shown:
-                self.failures.append((result.index, result.outcome.name.lower(), result.reason))
+                self.failures.append((result.index, result.outcome.word, result.reason))
         elif result.converged:
             self.converged += 1
         else:

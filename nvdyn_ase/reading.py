@@ -4,9 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
-import sqlite3
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import closing
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ase
 import ase.db
 import ase.io
+from ase.db.core import parse_selection
 from ase.db.row import AtomsRow
 from ase.io.formats import UnknownFileTypeError, filetype, string2index
 
@@ -71,8 +70,9 @@ def structures(
     of which only ``ase.io`` knows where records begin, nothing is read behind it. A file that ends
     in the middle of a record, is empty or missing counts as a record that cannot be read.
 
-    Rows of an ``ase.db`` have ``unique_id``, ``key_value_pairs`` and ``data`` in ``info``, as with
-    ``row.toatoms(add_additional_information=True)``; what ``nvdyn_ase`` wrote comes back as it was.
+    Rows of an ``ase.db``, also of a part or query, have ``unique_id``, ``key_value_pairs`` and
+    ``data`` in ``info``, as with ``row.toatoms(add_additional_information=True)``; what
+    ``nvdyn_ase`` wrote comes back as it was.
 
     Parameters
     ----------
@@ -136,21 +136,24 @@ def _selected(
     path.open("rb").close()  # raises what is wrong with it
     form = form or filetype(str(path))
     index = selection(name, path)
-    if form not in _READERS or index is None:
+    read = _READERS.get(form)
+    if index is None and form == "db":
+        read, index = partial(_of_database, query=query_of(name)), slice(None)
+    if read is None or index is None:
         yield from enumerate(partial(_restored, a) for a in ase.io.iread(name, format=form))
         return
     start, stop, step = index.start or 0, index.stop, index.step or 1
     if step < 1:
         raise ValueError("structures are read forwards only")
     if start < 0 or (stop or 0) < 0:
-        total = sum(1 for _ in _READERS[form](path, lambda number: True))
+        total = sum(1 for _ in read(path, lambda number: True))
         start, stop, step = index.indices(total)
 
     def passed(number: int) -> bool:
         own, rest = divmod(number - start, step)
         return own < 0 or rest != 0 or (stop is not None and number >= stop) or unwanted(own)
 
-    yield from islice(enumerate(_READERS[form](path, passed)), start, stop, step)
+    yield from islice(enumerate(read(path, passed)), start, stop, step)
 
 
 def selection(name: str, path: Path) -> slice | None:
@@ -164,6 +167,11 @@ def selection(name: str, path: Path) -> slice | None:
     if isinstance(index, int):
         return slice(index, index + 1 or None)
     return index if isinstance(index, slice) else None
+
+
+def query_of(name: str) -> str:
+    """Return what a name selects, as it stands there."""
+    return name.rsplit("@", 1)[1]
 
 
 def _read(name: str, number: int | None, record: _Record) -> ase.Atoms | Unreadable:
@@ -215,22 +223,42 @@ def _of_item(reader: Any, place: int) -> ase.Atoms:
     return _restored(reader[place])
 
 
-def _of_database(path: Path, passed: Callable[[int], bool]) -> Iterator[_Record]:
+def _of_database(path: Path, passed: Callable[[int], bool], query: str = "") -> Iterator[_Record]:
     database = ase.db.connect(path, type="db", use_lock_file=False)
-    with closing(sqlite3.connect(path)) as connection:
-        ids = [row for (row,) in connection.execute("SELECT id FROM systems ORDER BY id")]
+    ids = row_ids(path, query)
     for start in range(0, len(ids), _ROWS_AT_ONCE):
         some = ids[start : start + _ROWS_AT_ONCE]
-        rows = cache(partial(_rows, database, some))  # only if one of them is asked for
+        rows = cache(partial(_rows, database, query, some))  # only if one of them is asked for
         for row in some:
             yield partial(_of_row, rows, database, row)
 
 
-def _rows(database: Any, ids: Sequence[int]) -> dict[int, AtomsRow]:
+def row_ids(path: Path, query: str = "") -> list[int]:
+    """Return the ids of the rows of an ``ase.db`` that a query selects, in their order.
+
+    The rows need not be such as can be read.
+
+    Parameters
+    ----------
+    path
+        The database.
+    query
+        As ``ase.db`` has it; by default all rows.
+    """
+    database = ase.db.connect(path, type="db", use_lock_file=False)
+    keys, comparisons = parse_selection(query)
+    with database.managed_connection() as connection:  # it learns the version of the file
+        sql, values = database.create_select_statement(keys, comparisons, what="systems.id")
+        found = connection.execute(f"{sql} ORDER BY systems.id", values)
+        return [row for (row,) in found]
+
+
+def _rows(database: Any, query: str, ids: Sequence[int]) -> dict[int, AtomsRow]:
     """Return rows at once, or as many as come before one that cannot be read."""
     rows: dict[int, AtomsRow] = {}
+    chosen = [word.strip() for word in query.split(",") if query]
     try:
-        for row in database.select([("id", ">=", ids[0]), ("id", "<=", ids[-1])]):
+        for row in database.select([*chosen, ("id", ">=", ids[0]), ("id", "<=", ids[-1])]):
             rows[row.id] = row
     except Exception:  # each of the others is asked for by itself
         return rows

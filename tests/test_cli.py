@@ -190,6 +190,31 @@ def test_batch_size_does_not_show_in_the_output(run):
         assert one.read() == three.read() == auto.read()
 
 
+def test_the_index_in_a_name_may_have_zeros(run):
+    write("in.traj", [bulk("Cu"), bulk("Au")])
+    line = "relax in.traj -o out_{index:03d}_{index}.xyz --model emt"
+    assert run(line)[0] == 0
+    names = {"out_000_0.xyz", "out_001_1.xyz"}
+    assert {name for name in os.listdir() if name.endswith(".xyz")} == names
+    assert "exists" in run(line)[2]
+    os.unlink("out_001_1.xyz")
+    with open("out_001_2.xyz", "w"), open("out_1_1.xyz", "w"):
+        pass  # names of no structure
+    assert run(f"{line} --resume")[0] == 0
+    assert ase.io.read("out_001_1.xyz").symbols[0] == "Au"
+    code, _, err = run("relax in.traj -o out_{index:x}.xyz --model emt")
+    assert code == 2
+    assert "{index:04d}" in err
+
+
+def test_the_help_names_every_model(run):
+    from nvdyn_ase.models import registry
+
+    said = run("relax --help")[1]
+    words = set(re.findall(r"[\w-]+", said[said.index("--model MODEL") :]))
+    assert registry._NAMES.keys() - {"lennard-jones", "stillinger-weber"} <= words
+
+
 # -------------------------------------------------------------------- not everything goes well
 
 

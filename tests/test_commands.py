@@ -2,6 +2,8 @@
 
 import math
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import ase
 import ase.io
@@ -10,10 +12,12 @@ import pytest
 from ase import units
 from ase.build import bulk
 
+from nvdyn_ase.background_writer import BackgroundWriter
 from nvdyn_ase.cli import main
 from nvdyn_ase.md import Langevin
 from nvdyn_ase.planning import SAMPLE, plan
 from nvdyn_ase.workflows.capacity import Capacity
+from nvdyn_ase.workflows.stream import in_order
 from tests.systems import mixed
 from tests.wells import Well
 
@@ -81,6 +85,10 @@ def test_dynamics_of_a_file_is_that_of_the_facade(run):
         ("--integrator Langevin", "temperature"),
         ("--integrator VelocityVerlet --option friction=0.1", "friction"),
         ("--steps -1", "steps"),
+        ("--temperature -5", "temperature"),
+        ("--temperature nan", "temperature"),
+        ("--temperature -5 --integrator VelocityVerlet", "temperature"),
+        ("--temperature 5 --option temperature_K=-5", "temperature"),
     ],
 )
 def test_bad_dynamics_is_refused_before_anything_is_written(run, words, said):
@@ -89,6 +97,17 @@ def test_bad_dynamics_is_refused_before_anything_is_written(run, words, said):
     assert (code, out) == (2, "")
     assert said in err.splitlines()[-1]
     assert os.listdir() == ["in.traj"]
+
+
+def test_nobody_is_warned_of_what_was_not_asked_for(run, recwarn):
+    ase.io.write("in.traj", bulk("Cu") * 2)
+    line = "md in.traj -o {}.db --model emt --steps 2 --temperature 300"
+    assert run(line.format("a"))[0] == 0
+    assert not [found for found in recwarn if "fixcm" in str(found.message)]
+    with pytest.warns(FutureWarning, match="fixcm"):
+        assert run(line.format("b") + " --option fixcm=True")[0] == 0
+    with ase.db.connect("a.db") as one, ase.db.connect("b.db") as other:
+        np.testing.assert_array_equal(one.get(1).positions, other.get(1).positions)
 
 
 def test_structures_of_a_file_are_evaluated(run):
@@ -102,6 +121,67 @@ def test_structures_of_a_file_are_evaluated(run):
             atoms = structures[row.input_index]
             np.testing.assert_allclose(row.positions, atoms.positions, atol=1e-8)
             assert row.energy is not None
+
+
+# -------------------------------------------------------------------- in the order of the input
+
+
+def test_nobody_waits_for_what_cannot_be_read():
+    missing, taken = {0, 2, 3, 9}, []
+
+    def one_after_another():
+        for index in range(12):
+            if index not in missing:
+                taken.append(index)
+                yield SimpleNamespace(index=index)
+
+    for result in in_order(one_after_another(), missing):
+        assert result.index == taken[-1]
+    assert taken == [1, 4, 5, 6, 7, 8, 10, 11]
+
+
+def test_who_waits_is_not_lost_when_something_stops_the_run():
+    def stopped():
+        yield SimpleNamespace(index=3)
+        yield SimpleNamespace(index=1)
+        raise KeyboardInterrupt
+
+    found = in_order(stopped())
+    assert [next(found).index, next(found).index] == [1, 3]
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "db"])
+def test_behind_a_record_that_cannot_be_read_structures_are_written_as_they_come(
+    run, monkeypatch, ending
+):
+    ase.io.write("in.extxyz", pairs(*np.linspace(1.0, 2.0, 12)), columns=["symbols", "positions"])
+    lines = Path("in.extxyz").read_text().splitlines(keepends=True)
+    lines[2 * 4 + 2] = "Ar zero 0 0\n"
+    Path("in.extxyz").write_text("".join(lines))
+    seen = []
+
+    class Watched(Well):
+        def forward(self, batch):
+            seen.append((min(batch["system_id"].view(-1).tolist()), len(written)))
+            return super().forward(batch)
+
+    written = []
+    kept = BackgroundWriter.put
+
+    def put(self, result):
+        written.append(result.index)
+        kept(self, result)
+
+    monkeypatch.setattr(BackgroundWriter, "put", put)
+    monkeypatch.setattr("nvdyn_ase.commands.as_model", lambda *a, **b: Watched())
+    line = f"evaluate in.extxyz -o out.{ending} --model well --ordered --batch-size 1"
+    assert run(line)[0] == 1
+    assert written == [index for index in range(12) if index != 2]
+    last, before = seen[-1]
+    assert last == 11
+    assert before >= 9  # all but those in the batch
 
 
 # -------------------------------------------------------------------- failures are results
@@ -146,6 +226,7 @@ def test_who_fails_on_the_way_is_written_as_far_as_it_got(run, monkeypatch, way,
     outcome, reason = FAILURES[way]
     assert code == 1
     assert "failed                1" in out
+    assert f"1  {outcome}: " in out
     found = by_index(f"out.{ending}")
     assert found[1].info["relax_outcome"] == outcome
     assert reason in found[1].info["relax_reason"]

@@ -56,7 +56,7 @@ def test_what_only_reading_tells():
     ase.io.write("in.xyz", chains(3), format="xyz")
     ase.io.write("in.db", chains(3))
     Path("in.traj").write_text("something else")
-    for name in ("in.extxyz.gz", "in.db@natoms=1", "in.traj", "gone.extxyz"):
+    for name in ("in.extxyz.gz", "in.traj", "gone.extxyz"):
         assert estimate([name]) is None, name
         assert estimate(["in.db", name]) is None, name
 

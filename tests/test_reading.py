@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nvdyn_ase.counting import estimate
 from nvdyn_ase.files.frames import frames
 from nvdyn_ase.reading import Unreadable, count, structures
 from tests.files.written import KINDS, STREAMS, assert_kept, some, write
@@ -97,6 +98,60 @@ def test_rows_keep_what_was_with_them(tmp_path):
     assert info["key_value_pairs"] == {"gap": 1.5}
     assert info["data"] == {"spectrum": [1, 2]}
     assert info["unique_id"] == unique
+
+
+@pytest.fixture(scope="module")
+def annotated(folder):
+    """Return a database of 148 rows with keys and data."""
+    path = folder / "annotated.db"
+    with ase.db.connect(path) as database:
+        for index in range(150):
+            atoms = [bulk("Cu"), bulk("Au"), molecule("CO")][index % 3]
+            database.write(atoms, num=index, kind=f"k{index % 2}", data={"spectrum": [index]})
+        database.delete([5])
+        database.delete([70])
+    return path
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["num>3", "num>=10,num<14", "Au", "Cu,num>100", "kind=k1", "id<20", "natoms=2,kind=k0", "id=3"],
+)
+def test_rows_of_a_query_are_those_of_ase_with_all_that_is_with_them(annotated, query):
+    found = read(f"{annotated}@{query}")
+    with ase.db.connect(annotated) as database:
+        rows = list(database.select(query))
+    assert list(found) == list(range(len(rows)))
+    assert len(rows) > 0
+    for atoms, row in zip(found.values(), rows, strict=True):
+        assert atoms == row.toatoms()
+        assert atoms.info["key_value_pairs"] == row.key_value_pairs
+        assert atoms.info["data"] == row.data
+        assert atoms.info["unique_id"] == row.unique_id
+    assert count([f"{annotated}@{query}"]) == estimate([f"{annotated}@{query}"]) == len(rows)
+    assert read(f"{annotated}@{query}", skip=range(1, len(rows))).keys() == {0}
+
+
+def test_a_part_of_a_database_keeps_what_was_with_its_rows(annotated):
+    found = read(f"{annotated}@60:72:2")
+    with ase.db.connect(annotated) as database:
+        rows = list(database.select())[60:72:2]
+    assert [atoms.info["unique_id"] for atoms in found.values()] == [r.unique_id for r in rows]
+    assert [atoms.info["key_value_pairs"]["num"] for atoms in found.values()] == [
+        row.num for row in rows
+    ]
+
+
+def test_a_damaged_row_of_a_query_and_a_query_without_sense(annotated, tmp_path):
+    path = tmp_path / "a.db"
+    path.write_bytes(annotated.read_bytes())
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE systems SET positions = x'00' WHERE id = 8")
+    found = read(f"{path}@num>5,num<10")
+    assert list(unread(found)) == [1]
+    assert [found[k].info["key_value_pairs"]["num"] for k in (0, 2, 3)] == [6, 8, 9]
+    assert "no structures" in read(f"{path}@num>1000")[0].problem
+    assert "must be a number" in read(f"{path}@natoms=Cu", f"{path}@1")[0].problem
 
 
 @pytest.mark.parametrize("kind", KINDS)

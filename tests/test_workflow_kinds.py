@@ -10,12 +10,19 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.md import VelocityVerlet as ASEVerlet
 
-from nvdyn_ase.dynamics import FIRE, HostMemory, Langevin, Outcome
+from nvdyn_ase.dynamics import (
+    FIRE,
+    ConvergenceHook,
+    HookStageEnum,
+    HostMemory,
+    Langevin,
+    Outcome,
+)
 from nvdyn_ase.md import Langevin as LangevinFacade
 from nvdyn_ase.models import as_model
 from nvdyn_ase.workflows import evaluate, molecular_dynamics, relax, run
 from tests.systems import mixed, with_velocities
-from tests.wells import Well
+from tests.wells import Well, wells
 
 FRICTION = 0.02 / units.fs
 
@@ -106,6 +113,8 @@ def test_snapshots_are_of_each_structure_every_so_many_steps():
         ({"integrator": "Langevinn"}, "VelocityVerlet"),
         ({"steps": -1}, "steps"),
         ({"interval": 0}, "interval"),
+        ({"integrator": "Langevin", "temperature_K": -5, "friction": 1}, "temperature_K"),
+        ({"integrator": "Langevin", "temperature_K": math.nan, "friction": 1}, "temperature_K"),
         ({"trajectory": "all.traj"}, "trajectory"),
     ],
 )
@@ -173,6 +182,58 @@ def test_steps_limit_an_engine():
     results = list(run(annealing(), moving(4), steps=3))
     assert {r.steps for r in results} == {3}
     assert {r.outcome for r in results} == {Outcome.BUDGET}
+
+
+@pytest.mark.parametrize("make", [lambda: annealing(), lambda: annealing().stages[0].engine])
+def test_an_engine_is_in_one_run_at_a_time_and_free_when_that_is_closed(make):
+    engine = make()
+    first, second = (run(engine, moving(6), batch_size=2) for _ in range(2))
+    indices = [next(first).index]
+    with pytest.raises(RuntimeError, match="in a run already"):
+        next(second)
+    indices += [result.index for result in first]  # it does not notice
+    assert sorted(indices) == list(range(6))
+    stopped = run(engine, moving(6), batch_size=2)
+    next(stopped)
+    with pytest.raises(RuntimeError, match="in a run already"):
+        engine.run(n_steps=1)
+    stopped.close()
+    expected = bits(run(make(), moving(6), batch_size=2, ordered=True))
+    assert bits(run(engine, moving(6), batch_size=2, ordered=True)) == expected
+
+
+def test_stages_are_in_the_run_of_the_whole():
+    engine = annealing()
+    going = run(engine, moving(4), batch_size=2)
+    next(going)
+    with pytest.raises(RuntimeError, match="in a run already"):
+        next(run(engine.stages[0].engine, moving(2)))
+    going.close()
+    assert len(list(run(engine.stages[0].engine, moving(2)))) == 2
+
+
+def test_a_run_that_raises_leaves_its_engine_free():
+    engine = FIRE(Well(), convergence_hook=ConvergenceHook.from_fmax(0.01))
+
+    def stream():
+        yield pair(1.0)
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(run(engine, stream()))
+    assert len(list(run(engine, [pair(1.0)]))) == 1
+
+
+def test_a_hook_cannot_run_the_engine_that_calls_it():
+    class Again:
+        stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+        def __call__(self, batch, dynamics):
+            dynamics.run(batch, 1)
+
+    engine = FIRE(Well(), hooks=[Again()], n_steps=2)
+    with pytest.raises(RuntimeError, match="in a run already"):
+        engine.run(wells(1.0))
 
 
 def test_what_no_engine_is_and_what_never_ends_is_refused_at_the_call():

@@ -131,7 +131,7 @@ def _reason(
         return str(host["failure"])
     if outcome is Outcome.NAN:
         return f"energy or forces are not finite; {_closest(atoms)}"
-    return outcome.name.lower()
+    return outcome.word
 
 
 def _closest(atoms: ase.Atoms) -> str:

@@ -18,7 +18,7 @@ from nvdyn_ase.dynamics.frozen import ActiveMask, masked
 from nvdyn_ase.dynamics.hooked import Hooked
 from nvdyn_ase.dynamics.hooks.protocol import Hook, HookStageEnum
 from nvdyn_ase.dynamics.inflight import InflightBatching
-from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, open_batch
+from nvdyn_ase.dynamics.lifecycle import Rollback, close_run, only_run_of, open_batch
 from nvdyn_ase.dynamics.outcome import Outcome
 from nvdyn_ase.dynamics.parameters import Places
 from nvdyn_ase.dynamics.run import Run
@@ -100,6 +100,7 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
     _bookkeeping: Mapping[str, Callable[..., Tensor]] = MappingProxyType({})
 
     entry_status = 0
+    _in_run = False
 
     def __init__(
         self,
@@ -197,6 +198,10 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
         self._bookkeeping = {**self._bookkeeping, key: init_fn}
 
     # ---------------------------------------------------------------- what it is
+
+    def made_of(self) -> list["BaseDynamics"]:
+        """Return the engines that move when this one does: itself, and any stages it has."""
+        return [self]
 
     @property
     def model_card(self) -> ModelCard:
@@ -429,19 +434,22 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
             No batch and no sampler, or nothing that would end the run.
         SinkError
             A sink failed; the error holds what could not be written.
+        RuntimeError
+            The engine is in a run already.
         """
         limit = self.n_steps if n_steps is None else n_steps
         if batch is None and not self.inflight_mode:
             raise ValueError("run needs a batch, or a sampler that gives one")
         if not self._ends(limit):
             raise ValueError("nothing ends this run: give n_steps or a convergence_hook")
-        if self.inflight_mode:
-            started = self.first_systems(batch)
-            return self.what_is_left(None if started is None else self._moved(started, limit))
-        assert batch is not None
-        batch = self._moved(batch, limit)
-        close_run(batch, self.exit_status)
-        return batch
+        with only_run_of(self):
+            if self.inflight_mode:
+                started = self.first_systems(batch)
+                return self.what_is_left(None if started is None else self._moved(started, limit))
+            assert batch is not None
+            batch = self._moved(batch, limit)
+            close_run(batch, self.exit_status)
+            return batch
 
     def _moved(self, batch: Batch, limit: int | None) -> Batch:
         """Move a batch to the end of a run."""

@@ -115,6 +115,10 @@ class FusedStage(SavingOfStages, HooksOfStages, Compiling):
         """Do one step; see :meth:`step`."""
         return self.step(batch)
 
+    def made_of(self) -> list[BaseDynamics]:
+        """Return this engine and those of its stages."""
+        return [self, *(stage.engine for stage in self.stages)]
+
     @property
     def step_count(self) -> int:
         """Steps done since the engine was made; those of the stages advance with it."""

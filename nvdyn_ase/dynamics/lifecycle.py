@@ -1,6 +1,7 @@
-"""The bookkeeping fields of a batch when a run opens and closes, and what undoes half a step."""
+"""When a run opens and closes: whose engine it is, its batch's fields; half a step undone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,30 @@ def close_run(batch: Batch, exit_status: int) -> None:
     """Mark the systems that were still moving as having used their steps up."""
     active = batch["status"].view(-1, 1) < exit_status
     batch["outcome"] = torch.where(active, int(Outcome.BUDGET), batch["outcome"])
+
+
+@contextmanager
+def only_run_of(engine: "BaseDynamics") -> Iterator[None]:
+    """Keep an engine, with those it is made of, for one run, until that has ended or been closed.
+
+    Raises
+    ------
+    RuntimeError
+        It is in a run already. Both would move on from what the other has left.
+    """
+    engines = engine.made_of()
+    if any(one._in_run for one in engines):
+        raise RuntimeError(
+            f"this {type(engine).__name__} is in a run already, which has neither ended nor been "
+            "closed; make an engine for each run"
+        )
+    for one in engines:
+        one._in_run = True
+    try:
+        yield
+    finally:
+        for one in engines:
+            one._in_run = False
 
 
 class Rollback:

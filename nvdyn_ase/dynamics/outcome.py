@@ -15,6 +15,11 @@ class Outcome(IntEnum):
     ERROR = 6
 
     @property
+    def word(self) -> str:
+        """What people and files are told: ``nan`` would be read as a number."""
+        return "not_finite" if self is Outcome.NAN else self.name.lower()
+
+    @property
     def failed(self) -> bool:
         """Whether the system ended because something went wrong."""
         return self >= Outcome.NAN

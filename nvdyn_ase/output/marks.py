@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from nvdyn_ase.atoms import Result
-from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.files import INDEX
 
 
@@ -20,7 +19,7 @@ def marks_of(result: Result, method: str) -> dict[str, Any]:
     """
     marks = {
         INDEX: result.index,
-        "outcome": outcome_name(result.outcome),
+        "outcome": result.outcome.word,
         "converged": result.converged,
         "steps": result.steps,
         "evaluations": result.evaluations,
@@ -30,8 +29,3 @@ def marks_of(result: Result, method: str) -> dict[str, Any]:
     if result.reason:
         marks["reason"] = " ".join(result.reason.split())
     return {key if key == INDEX else f"{method}_{key}": value for key, value in marks.items()}
-
-
-def outcome_name(outcome: Outcome) -> str:
-    """Return the word that files have for an outcome: ``nan`` would be read as a number."""
-    return "not_finite" if outcome is Outcome.NAN else outcome.name.lower()

@@ -21,7 +21,7 @@ def result_file(
     Parameters
     ----------
     name
-        Of the file; with ``{index}`` in it, of one file for each structure.
+        Of the file; with ``{index}`` in it, or ``{index:04d}``, of one file for each structure.
     form
         ASE's name of the format; by default what ``ase.io.write`` takes the name for.
     overwrite
@@ -47,7 +47,8 @@ def result_file(
         raise OutputError(f"ase.io cannot write {known}; --output-format names another")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {name}: there is no directory {path.parent}")
-    output = (FilePerStructure if "{index}" in name else ResultFile)(path, form, method)
+    kind = FilePerStructure if FilePerStructure.is_meant_by(name) else ResultFile
+    output = kind(path, form, method)
     existing = output.existing()
     if existing and not (overwrite or resume):
         raise OutputError(f"{existing[0]} exists already; --overwrite replaces it")

@@ -13,6 +13,9 @@ from nvdyn_ase.files import INDEX
 from nvdyn_ase.output.errors import OutputError, one_line
 from nvdyn_ase.output.result_file import ResultFile
 
+#: Where the index goes in a name, and the digits that it is filled up to.
+_PLACE = re.compile(r"\{index(?::(0\d+)d?)?\}")
+
 
 class FilePerStructure(ResultFile):
     """A file for every structure, with its index in the name.
@@ -24,13 +27,32 @@ class FilePerStructure(ResultFile):
 
     _unfinished = "partial"
 
+    @staticmethod
+    def is_meant_by(name: str) -> bool:
+        """Say whether a name is of a file for each structure.
+
+        Raises
+        ------
+        OutputError
+            It asks for an index in a way that there is none.
+        """
+        if re.search(r"\{index\W", _PLACE.sub("", name)):
+            raise OutputError(
+                f"{name}: the place of the index is {{index}} or, with zeros, {{index:04d}}"
+            )
+        return _PLACE.search(name) is not None
+
     def existing(self) -> list[Path]:
         """Return what is there already and might be lost."""
         return [Path(name) for name in self._matching("*") if self._index_in(name) is not None]
 
     def _matching(self, index: str) -> list[str]:
         """Return the names with something in the place of the index, where ``*`` is anything."""
-        return glob.glob(index.join(glob.escape(part) for part in str(self.path).split("{index}")))
+        return glob.glob(index.join(glob.escape(part) for part in self._parts()))
+
+    def _parts(self) -> list[str]:
+        """Return what is around the index in the name."""
+        return _PLACE.sub("\0", str(self.path)).split("\0")
 
     def _index_in(self, name: str) -> int | None:
         """Return the index in a name; None if it is not the name of such a file."""
@@ -39,9 +61,13 @@ class FilePerStructure(ResultFile):
 
     def _place_in(self, name: str, pattern: str) -> str | None:
         """Return what is in the place of the index in a name; None if it is none of that kind."""
-        first, *others = (re.escape(part) for part in str(self.path).split("{index}"))
-        found = re.fullmatch(rf"{first}({pattern})" + r"\1".join(others), name)
-        return found[1] if found else None
+        first, *others = (re.escape(part) for part in self._parts())
+        found = re.fullmatch(rf"{first}({pattern})" + f"(?:{pattern})".join(others), name)
+        if found is None:
+            return None
+        text = found[1]
+        is_own = self._named(int(text) if text.isdecimal() else text) == Path(name)
+        return text if is_own else None
 
     def is_complete(self) -> bool:
         """Say that one cannot know: there is nothing that only a complete output has."""
@@ -100,7 +126,7 @@ class FilePerStructure(ResultFile):
         return self._named("all")
 
     def _named(self, index: int | str) -> Path:
-        return Path(str(self.path).replace("{index}", str(index)))
+        return Path(_PLACE.sub(lambda place: _filled(place[1], index), str(self.path)))
 
     def _look_what_is_left(self) -> None:
         """Do nothing: every file is by itself."""
@@ -158,3 +184,7 @@ class _FilesOfRank(FilePerStructure):
 
     def _remove_old(self) -> None:
         """Do nothing: the whole has done so, and others may have written since."""
+
+
+def _filled(width: str | None, index: int | str) -> str:
+    return format(index, f"{width}d") if width and isinstance(index, int) else str(index)

@@ -229,7 +229,7 @@ def run(
     Parameters
     ----------
     workflow
-        The engine; its sampler and sinks are replaced.
+        The engine; its sampler and sinks are replaced. It is in one run at a time.
     steps
         At most so many for each structure, in all stages together; by default those of the engine.
     structures, cell_filter, batch_size, max_atoms, ordered, progress
@@ -246,6 +246,8 @@ def run(
         ``workflow`` is no engine.
     ValueError
         Nothing would end the run.
+    RuntimeError
+        The engine is in a run that has neither ended nor been closed; with the first structure.
     """
     check_stream("run", structures)
     if not isinstance(workflow, BaseDynamics):

@@ -85,6 +85,14 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_temperatures(options: dict[str, Any]) -> None:
+    """Raise ValueError for a temperature below zero or not finite, which no structure survives."""
+    for name in ("temperature_K", "temperature"):
+        value = options.get(name)
+        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number, 0 or more, not {value!r}")
+
+
 def at_least(name: str, value: Any, least: int) -> int:
     """Return a whole number, or raise ValueError if it is less than that."""
     try:

@@ -1,5 +1,6 @@
 """Engines as the facades make them, for structures that come later."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from nvdyn_ase.optimize.facade import EngineFacade
 from nvdyn_ase.optimize.optimize import OptimizerFacade
 from nvdyn_ase.workflows.arguments import (
     check_options,
+    check_temperatures,
     integrator_class,
     optimizer_class,
     positive,
@@ -68,10 +70,11 @@ def motion(
     Raises
     ------
     ValueError
-        There is no such integrator.
+        There is no such integrator, or a temperature is below zero.
     """
     method = integrator_class(integrator)
     check_options(method, options)
+    check_temperatures(options)
 
     def make(model: BaseModelMixin) -> BaseDynamics:
         engine = engine_of(method, model, options)
@@ -131,7 +134,10 @@ def engine_of(
         item = cell_filter(stand_in)
     if why_not(item) is not None:
         item = stand_in
-    facade = method([item], model=model, logfile=None, **options)
+    with warnings.catch_warnings():
+        if "fixcm" not in options:  # ASE warns of its own default, which nobody has asked for
+            warnings.filterwarnings("ignore", ".*fixcm", FutureWarning)
+        facade = method([item], model=model, logfile=None, **options)
     engine = facade._make_engine(model)
     for hook in facade._hooks:
         engine.register_hook(hook())

@@ -9,6 +9,7 @@ from torch import Tensor
 from nvdyn_ase.atoms import Result, write_back
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import BaseDynamics, DataSink
+from nvdyn_ase.dynamics.lifecycle import only_run_of
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.dynamics.splitting import Splitting
 from nvdyn_ase.progress import Bar
@@ -91,7 +92,24 @@ def stream(
         Where those that are being moved are saved, and taken up from.
     done
         Positions of those that need not be taken up.
+
+    Raises
+    ------
+    RuntimeError
+        The engine is in a run already.
     """
+    with only_run_of(engine):
+        yield from _streamed(engine, supply, n_steps, bar, checkpoints, done)
+
+
+def _streamed(
+    engine: BaseDynamics,
+    supply: AtomsSupply,
+    n_steps: int | None,
+    bar: Bar,
+    checkpoints: Checkpoints | None,
+    done: Container[int],
+) -> Generator[Result, None, None]:
     engine.sampler, engine.sinks = supply, [Results(engine, supply)]
     engine.splitting, engine.active_batch = Splitting(), None
     bar.watch(engine)
@@ -157,13 +175,38 @@ def _taken(results: deque[Result]) -> Iterator[Result]:
         yield results.popleft()
 
 
-def in_order(results: Iterable[Result]) -> Generator[Result, None, None]:
-    """Yield results in the order of the input; those that come early wait."""
+def in_order(
+    results: Iterable[Result], missing: Container[int] = frozenset()
+) -> Generator[Result, None, None]:
+    """Yield results in the order of the input; those that come early wait.
+
+    If something stops the results, those that wait are yielded before it is raised.
+
+    Parameters
+    ----------
+    results
+        As they are done.
+    missing
+        Positions that have no result and that nobody waits for. More may be added; a position must
+        be there before a result from behind it comes.
+    """
     waiting: dict[int, Result] = {}
     index = 0
-    for result in results:
-        waiting[result.index] = result
-        while index in waiting:
-            yield waiting.pop(index)
-            index += 1
-    yield from (waiting[index] for index in sorted(waiting))
+    try:
+        for result in results:
+            waiting[result.index] = result
+            while index in waiting or index in missing:
+                if index in waiting:
+                    yield waiting.pop(index)
+                index += 1
+    except GeneratorExit:
+        raise
+    except BaseException:  # whatever has stopped it, who was done before is done
+        yield from _sorted(waiting)
+        raise
+    yield from _sorted(waiting)
+
+
+def _sorted(waiting: dict[int, Result]) -> Iterator[Result]:
+    for index in sorted(waiting):
+        yield waiting.pop(index)
