@@ -1,7 +1,7 @@
 """ASE's constraints in a batch: fixed atoms as a field, all others through their own methods."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ase
@@ -35,6 +35,8 @@ class HostConstraint:
         Some constraint adds to the energy (``Hookean``, ``ExternalForce``).
     adjusts_cell, adjusts_stress
         Some constraint has a say in these.
+    acting
+        The one that was called last, which is to blame if a method raises.
     """
 
     def __init__(self, atoms: ase.Atoms, copy_constraints: bool = True) -> None:
@@ -52,6 +54,7 @@ class HostConstraint:
             }
             self.constraints = copy.deepcopy(self.constraints, memo)
         self._atoms.set_constraint(self.constraints)
+        self.acting: Any = None
         self.has_potential = self._any_has("adjust_potential_energy")
         self.adjusts_cell = self._any_has("adjust_cell")
         self.adjusts_stress = self._any_has("adjust_stress")
@@ -63,6 +66,11 @@ class HostConstraint:
     def _any_has(self, method: str) -> bool:
         return any(hasattr(c, method) for c in self.constraints)
 
+    def _in_turn(self) -> Iterator[Any]:
+        for constraint in self.constraints:
+            self.acting = constraint
+            yield constraint
+
     def _placed(self, positions: np.ndarray, cell: np.ndarray) -> ase.Atoms:
         # In place: constraints may hold on to these very arrays.
         self._atoms.positions[:] = positions
@@ -73,7 +81,7 @@ class HostConstraint:
         """Return where a move from old to new may end, as ``Atoms.set_positions`` does."""
         atoms = self._placed(old, cell)
         new = np.array(new, float)
-        for constraint in self.constraints:
+        for constraint in self._in_turn():
             constraint.adjust_positions(atoms, new)
         return new
 
@@ -84,7 +92,7 @@ class HostConstraint:
         atoms = self._placed(positions, cell)
         forces = np.array(forces, float)
         atoms.calc = _GivenForces(atoms, forces)
-        for constraint in self.constraints:
+        for constraint in self._in_turn():
             if md and hasattr(constraint, "redistribute_forces_md"):
                 constraint.redistribute_forces_md(atoms, forces)
             if not md or hasattr(constraint, "adjust_potential_energy"):
@@ -101,7 +109,7 @@ class HostConstraint:
         """
         atoms = self._placed(positions, cell)
         momenta = np.array(momenta, float)
-        for constraint in self.constraints:
+        for constraint in self._in_turn():
             if hasattr(constraint, "adjust_momenta"):
                 constraint.adjust_momenta(atoms, momenta)
         return momenta
@@ -112,7 +120,7 @@ class HostConstraint:
         """Return what ``Atoms.get_stress(voigt=False)`` returns for the calculator's stress."""
         atoms = self._placed(positions, cell)
         voigt = full_3x3_to_voigt_6_stress(np.array(stress, float))
-        for constraint in self.constraints:
+        for constraint in self._in_turn():
             if hasattr(constraint, "adjust_stress"):
                 constraint.adjust_stress(atoms, voigt)
         return voigt_6_to_full_3x3_stress(voigt)
@@ -123,7 +131,7 @@ class HostConstraint:
         return sum(
             (
                 float(constraint.adjust_potential_energy(atoms))
-                for constraint in self.constraints
+                for constraint in self._in_turn()
                 if hasattr(constraint, "adjust_potential_energy")
             ),
             start=0.0,
@@ -135,7 +143,7 @@ class HostConstraint:
         """Return the cell that ``Atoms.set_cell`` would store on the way from old to new."""
         atoms = self._placed(positions, old_cell)
         cell = Cell.new(new_cell)
-        for constraint in self.constraints:
+        for constraint in self._in_turn():
             if hasattr(constraint, "adjust_cell"):
                 constraint.adjust_cell(atoms, cell)
         return cell.array
@@ -143,14 +151,14 @@ class HostConstraint:
     def adjust_noise(self, noise: np.ndarray) -> np.ndarray:
         """Return random forces as ``ase.md.Langevin`` has the constraints redistribute them."""
         noise = np.array(noise, float)
-        for constraint in self.constraints:
+        for constraint in self._in_turn():
             if hasattr(constraint, "redistribute_forces_md"):
                 constraint.redistribute_forces_md(self._atoms, noise, rand=True)
         return noise
 
     def removed_dof(self) -> int:
         """Return the degrees of freedom that the constraints take away, as ASE counts them."""
-        return sum(c.get_removed_dof(self._atoms) for c in self.constraints)
+        return sum(c.get_removed_dof(self._atoms) for c in self._in_turn())
 
 
 class _GivenForces:

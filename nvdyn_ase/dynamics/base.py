@@ -257,6 +257,11 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
         """Do ``post_update`` with those that move."""
         if type(self).post_update is not BaseDynamics.post_update:
             self._update(self.post_update, batch)
+        if self.convergence_hook is None or not self.constraints(batch).act_on_host:
+            return
+        if "fmax" in batch:
+            _ = batch["fmax"]  # a constraint that fails at it does so while the step can be undone
+        self._fail_raised(batch)
 
     def begin_step(self, batch: Batch) -> None:
         """Do ``pre_update`` with the values that schedules have for this step."""
@@ -267,6 +272,7 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
         active, fields = self.moving(batch), self._mutable_fields
         if active is None:
             update(batch)
+            self._fail_raised(batch)
             return
         if self._arriving is not None:
             # The method has seen forces of theirs that are none, and may have retired them for it.
@@ -275,6 +281,7 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
         before = constraints.note_failures()
         masked(update, batch, self.state, fields, active, self._writes_in_place)
         constraints.only_failures_of(active.system, before)
+        self._fail_raised(batch)
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " B"]) -> None:
         """Run pre and post update, without forces in between, on the masked systems alone."""
@@ -285,6 +292,9 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
         for update in (self.begin_step, self.post_update):
             masked(update, batch, self.state, fields, active, self._writes_in_place)
         constraints.only_failures_of(active.system, before)
+        raised = {row: why for row, why in constraints.take_raised().items() if mask[row]}
+        if raised:
+            self.fail(batch, raised)
 
     def step(self, batch: Batch) -> tuple[Batch, Int[Tensor, " n"] | None]:
         """Do one step.

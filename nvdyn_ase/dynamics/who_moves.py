@@ -216,8 +216,21 @@ class WhoMoves(Hooked, ForwardPass):
 
     def _retire_unheld(self, batch: Batch) -> None:
         """Freeze the systems that constraints could not hold."""
+        self._fail_raised(batch)
         for mask, _ in self.constraints(batch).failures():
             self.retire(batch, mask, Outcome.ERROR)
+
+    def _fail_raised(self, batch: Batch) -> None:
+        """Retire who moves and has a constraint that raised; within a step, put it back too."""
+        raised = self.constraints(batch).take_raised()
+        if not raised:
+            return
+        active = self.moving(batch)  # what is asked of the others has no meaning
+        if active is not None:
+            moves = active.system.view(-1).cpu().numpy()
+            raised = {row: why for row, why in raised.items() if moves[row]}
+        if raised:
+            self.fail(batch, raised)
 
     def explain(self, batch: Batch) -> None:
         """Note in ``host`` why systems failed, where constraints or method know; it waits."""

@@ -78,8 +78,12 @@ class NoseHooverChainNVT(ChainFacade, ase.md.nose_hoover_chain.NoseHooverChainNV
     Constraints do not act on these copies. ASE's thermostat counts three degrees of freedom per
     atom and acts on momenta that grow where atoms are held, which nobody sees: those that move do
     not have the temperature that was asked for. A list does what one Atoms does, with a warning;
-    ``constrained=True`` lets the engine count and move what is free. Constraints that move atoms
-    again when they are applied again, as those on bond lengths, are applied once here.
+    ``constrained=True`` lets the engine count and move what is free.
+
+    ASE applies constraints to the same positions three times in a step, and computes forces anew if
+    that moves atoms again. Bond lengths and internal coordinates do so, and several constraints
+    that do not commute, as ``FixAtoms`` and ``FixCom``. ``run`` refuses such systems in a list:
+    take ``constrained=True``, or move them one by one by ASE.
 
     Parameters
     ----------
@@ -103,6 +107,11 @@ class NoseHooverChainNVT(ChainFacade, ase.md.nose_hoover_chain.NoseHooverChainNV
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine
         Move a single Atoms by the engine too.
+
+    Raises
+    ------
+    StructureError
+        From ``run``: constraints of a system in a list would move atoms again.
     """
 
     dt = EngineParameter()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_max, segment_sum
-from nvdyn_ase.dynamics.constraints.hosted import Hosted
+from nvdyn_ase.dynamics.constraints.hosted import Hosted, HostedKind
 from nvdyn_ase.dynamics.constraints.kind import Description, Kind, Member
 
 
@@ -42,6 +42,7 @@ class BatchConstraints:
             self.fixed = batch["fixed"].view(-1, 1)
         self._descriptions = [[_described(own) for own in each] for each in batch.constraints]
         self._kinds = _kinds(batch, self._descriptions)
+        self._hosted = [kind for kind in self._kinds if isinstance(kind, HostedKind)]
         self.constrained = self._constrained(batch) if self else None
         self._dof: Float[Tensor, "B 1"] | None = None
 
@@ -178,6 +179,18 @@ class BatchConstraints:
             if kind.failed is not None and kind.failed is not old:
                 since = kind.failed & moving.view(-1)
                 kind.failed = since if old is None else since | old
+
+    @property
+    def act_on_host(self) -> bool:
+        """Whether some of them do."""
+        return bool(self._hosted)
+
+    def take_raised(self) -> dict[int, str]:
+        """Return why objects on the host could not do what they were asked, by row; forget it."""
+        raised: dict[int, str] = {}
+        for kind in self._hosted:
+            raised, kind.raised = {**kind.raised, **raised}, {}
+        return raised
 
     def failures(self) -> list[tuple[Bool[Tensor, " B"], str]]:
         """Return which systems could not be held so far, on the device, and why."""

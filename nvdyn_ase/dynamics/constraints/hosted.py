@@ -1,6 +1,7 @@
 """Constraints that act on the host, one system at a time: correct, and slower."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,16 +67,37 @@ class Hosted(Description):
 
 
 class HostedKind(Kind):
-    """Calls one object after the other."""
+    """Calls one object after the other.
+
+    What an object raises ends its own system alone: the object has then changed nothing, in
+    ``positions`` and ``cell`` the system stays where it was, and the engine puts it back and
+    retires it, with what is in ``raised``.
+
+    Attributes
+    ----------
+    raised
+        Why objects could not do what they were asked, by row, since the engine took note of it.
+    """
 
     def __init__(self, batch: Batch, members: Sequence[Member[Hosted]]) -> None:
         ptr = batch.host_ptr
         self._members = [
             (row, slice(int(ptr[row]), int(ptr[row + 1])), own.constraint) for row, own in members
         ]
+        self.raised: dict[int, str] = {}
         self.has_potential = True  # what an integrator sees is for each object to say
         self.adjusts_stress = any(_says(own, "adjusts_stress") for _, _, own in self._members)
         self.adjusts_cell = any(_says(own, "adjusts_cell") for _, _, own in self._members)
+
+    @contextmanager
+    def _guarding(self, row: int, constraint: Any, method: str) -> Iterator[None]:
+        """Keep what an object raises to its own system."""
+        try:
+            yield
+        except Exception as error:
+            at_fault = getattr(constraint, "acting", None)
+            name = type(constraint if at_fault is None else at_fault).__name__
+            self.raised.setdefault(row, f"{name}.{method} raised {type(error).__name__}: {error}")
 
     def positions(
         self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]
@@ -83,7 +105,10 @@ class HostedKind(Kind):
         """Let the objects adjust positions."""
         for row, atoms, constraint in self._members:
             before, cell, after = _on_host(old[atoms], batch["cell"][row], new[atoms])
-            new = _replaced(new, atoms, constraint.adjust_positions(before, after, cell))
+            allowed = before
+            with self._guarding(row, constraint, "adjust_positions"):
+                allowed = _like(after, constraint.adjust_positions(before.copy(), after, cell))
+            new = _replaced(new, atoms, allowed)
         return new
 
     def forces(
@@ -91,41 +116,49 @@ class HostedKind(Kind):
     ) -> Float[Tensor, "V 3"]:
         """Let the objects adjust forces."""
         for row, atoms, constraint in self._members:
-            place = self._place(batch, row, atoms)
-            adjusted = constraint.adjust_forces(*place, *_on_host(forces[atoms]), md)
-            forces = _replaced(forces, atoms, adjusted)
+            place, (own,) = self._place(batch, row, atoms), _on_host(forces[atoms])
+            with self._guarding(row, constraint, "adjust_forces"):
+                adjusted = _like(own, constraint.adjust_forces(*place, own, md))
+                forces = _replaced(forces, atoms, adjusted)
         return forces
 
     def velocities(self, batch: Batch, velocities: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
         """Let the objects adjust momenta."""
         for row, atoms, constraint in self._members:
             own, masses = _on_host(velocities[atoms], batch["atomic_masses"][atoms].view(-1, 1))
-            momenta = constraint.adjust_momenta(*self._place(batch, row, atoms), own * masses)
-            velocities = _replaced(velocities, atoms, momenta / masses)
+            place = self._place(batch, row, atoms)
+            with self._guarding(row, constraint, "adjust_momenta"):
+                momenta = _like(own, constraint.adjust_momenta(*place, own * masses))
+                velocities = _replaced(velocities, atoms, momenta / masses)
         return velocities
 
     def noise(self, batch: Batch, noise: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
         """Let the objects adjust random forces."""
-        for _, atoms, constraint in self._members:
-            noise = _replaced(noise, atoms, constraint.adjust_noise(*_on_host(noise[atoms])))
+        for row, atoms, constraint in self._members:
+            (own,) = _on_host(noise[atoms])
+            with self._guarding(row, constraint, "redistribute_forces_md"):
+                noise = _replaced(noise, atoms, _like(own, constraint.adjust_noise(own)))
         return noise
 
     def energy(self, batch: Batch, energy: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
-        """Add what the objects add."""
+        """Add what the objects add; NaN if one cannot say."""
         for row, atoms, constraint in self._members:
             if constraint.has_potential:
-                energy = energy.clone()
+                energy, added = energy.clone(), float("nan")
                 place = self._place(batch, row, atoms)
-                energy[row] += constraint.adjust_potential_energy(*place)
+                with self._guarding(row, constraint, "adjust_potential_energy"):
+                    added = float(constraint.adjust_potential_energy(*place))
+                energy[row] += added
         return energy
 
     def stress(self, batch: Batch, stress: Float[Tensor, "B 3 3"]) -> Float[Tensor, "B 3 3"]:
         """Let the objects adjust the stress."""
         for row, atoms, constraint in self._members:
             if _says(constraint, "adjusts_stress"):
-                place = self._place(batch, row, atoms)
-                adjusted = constraint.adjust_stress(*place, *_on_host(stress[row]))
-                stress = _replaced(stress, row, adjusted)
+                place, (own,) = self._place(batch, row, atoms), _on_host(stress[row])
+                with self._guarding(row, constraint, "adjust_stress"):
+                    adjusted = _like(own, constraint.adjust_stress(*place, own))
+                    stress = _replaced(stress, row, adjusted)
         return stress
 
     def cell(
@@ -133,9 +166,12 @@ class HostedKind(Kind):
     ) -> Float[Tensor, "B 3 3"]:
         """Let the objects adjust the cell."""
         for row, atoms, constraint in self._members:
-            given = _on_host(old[row], new[row], batch["positions"][atoms])
-            if _says(constraint, "adjusts_cell") and not np.array_equal(given[0], given[1]):
-                new = _replaced(new, row, constraint.adjust_cell(*given))
+            before, after, place = _on_host(old[row], new[row], batch["positions"][atoms])
+            if _says(constraint, "adjusts_cell") and not np.array_equal(before, after):
+                allowed = before
+                with self._guarding(row, constraint, "adjust_cell"):
+                    allowed = _like(after, constraint.adjust_cell(before.copy(), after, place))
+                new = _replaced(new, row, allowed)
         return new
 
     @staticmethod
@@ -150,6 +186,14 @@ def _says(constraint: Any, what: str) -> bool:
 
 def _on_host(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().cpu().double().numpy().copy() for tensor in tensors]
+
+
+def _like(given: np.ndarray, answer: Any) -> np.ndarray:
+    """Return an object's answer; raise ValueError if it has not the shape of what was given."""
+    answer = np.asarray(answer, float)
+    if answer.shape != given.shape:
+        raise ValueError(f"it returned shape {answer.shape} where {given.shape} is needed")
+    return answer
 
 
 def _replaced(field: Tensor, place: slice | int, rows: np.ndarray) -> Tensor:

@@ -8,8 +8,10 @@ from ase.units import kB
 from jaxtyping import Float
 from torch import Tensor
 
-from nvdyn_ase.data import Batch
+from nvdyn_ase.data import Batch, StructureError
 from nvdyn_ase.dynamics.base import BaseDynamics
+from nvdyn_ase.dynamics.constraints import BatchConstraints
+from nvdyn_ase.dynamics.constraints.applied_again import move_again
 from nvdyn_ase.dynamics.integrators.nve import kick
 from nvdyn_ase.dynamics.kinetics import kinetic_energy
 from nvdyn_ase.models.base import BaseModelMixin
@@ -96,6 +98,10 @@ class NoseHooverChainNVT(BaseDynamics):
         on from positions and momenta of its own, from which constraints take nothing away, and the
         thermostat acts on these and on three degrees of freedom per atom. Atoms that are held thus
         have momenta that nobody sees, and the others have not the temperature that was asked for.
+        ASE applies constraints to the same positions three times in a step: before the forces at
+        its start, before those at its end, and after it. It has no consequence for those that let
+        pass what they have let pass; where they move atoms again ASE computes forces anew at each
+        place, and a step with one forward pass cannot be the same. Such systems are refused.
     **engine
         Arguments of ``BaseDynamics``.
 
@@ -103,6 +109,9 @@ class NoseHooverChainNVT(BaseDynamics):
     ------
     ValueError
         A chain without links, or no parts.
+    StructureError
+        With ``as_ase``, constraints of a system that is to be moved would move atoms again: bond
+        lengths, internal coordinates, or several that hold the same atoms and do not commute.
     """
 
     __needs_keys__ = frozenset({"forces"})
@@ -124,6 +133,7 @@ class NoseHooverChainNVT(BaseDynamics):
         at_least_one(tchain=tchain, tloop=tloop)
         self.dt, self.temperature, self.tdamp = dt, temperature, tdamp
         self.tchain, self.tloop, self.as_ase = tchain, tloop, as_ase
+        self._found_same: BatchConstraints | None = None
         super().__init__(model, **engine)
 
     def _make_new_state(self, n: int, template_batch: Batch) -> Batch:
@@ -140,6 +150,8 @@ class NoseHooverChainNVT(BaseDynamics):
 
     def pre_update(self, batch: Batch) -> None:
         """Half a step of the thermostat, half a kick and the drift."""
+        if self.as_ase:
+            self._refuse_what_moves_again(batch)
         dt = self.node_parameter("dt")
         constraints = self.constraints(batch)
         masses = batch["atomic_masses"].view(-1, 1)
@@ -168,6 +180,24 @@ class NoseHooverChainNVT(BaseDynamics):
         if not self.as_ase:
             velocities = constraints.velocities(batch, velocities)
         self._give(batch, self._thermostatted(batch, velocities))
+
+    def _refuse_what_moves_again(self, batch: Batch) -> None:
+        """Raise StructureError where ASE would compute forces more than once in a step."""
+        constraints, moving = self.constraints(batch), self.moving(batch)
+        if not any(batch.constraints) or constraints is self._found_same:
+            return  # the host waits only where the constraints are others than before
+        again = move_again(batch)
+        rows = (again if moving is None else again & moving.system.view(-1)).nonzero().view(-1)
+        if len(rows):
+            raise StructureError(
+                int(rows[0]),
+                "its constraints move atoms again when they are applied again (bond lengths, "
+                "internal coordinates, or several that do not commute). ASE's NoseHooverChainNVT "
+                "applies them three times in a step and computes forces at other places each time, "
+                "which a batch does not; use constrained=True (as_ase=False in the engine), or "
+                "move it alone by ASE",
+            )
+        self._found_same = constraints
 
     def _own(self, batch: Batch, name: str) -> Vector:
         """Return a field as the integrator has it."""
