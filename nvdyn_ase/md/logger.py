@@ -12,6 +12,7 @@ from ase.parallel import world
 from nvdyn_ase.md.batch_table import BatchTable
 from nvdyn_ase.md.standing import Standing
 from nvdyn_ase.optimize.trajectories import one_each
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["MDLogger"]
 
@@ -168,3 +169,6 @@ class Clock:
     def get_time(self) -> float:
         """Return the time of a system, in ASE units."""
         return self.time
+
+
+__getattr__ = rest_of_module(__name__)

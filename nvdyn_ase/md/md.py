@@ -12,6 +12,7 @@ from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.logger import MDLogger
 from nvdyn_ase.md.parameters import check_lengths, given
 from nvdyn_ase.optimize.facade import EngineFacade
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["MDLogger", "MolecularDynamics", "MolecularDynamicsFacade", "process_temperature"]
 
@@ -88,3 +89,6 @@ class MolecularDynamicsFacade(EngineFacade):
         times = np.broadcast_to(np.ravel(self.get_time()), len(driver.atoms))
         steps = driver.column("steps")
         return times - (steps.max() - steps) * np.asarray(self.dt)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -14,6 +14,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.bfgs import BFGS
 from nvdyn_ase.optimize.facade import per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["CellAwareBFGS", "calculate_isotropic_elasticity_tensor"]
 
@@ -130,3 +131,6 @@ class CellAwareBFGS(BFGS, ase.optimize.cellawarebfgs.CellAwareBFGS):
         if self._driver is not None and self._single:
             self._driver.synchronise()  # ASE asks the Atoms
         super().log(gradient)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -25,6 +25,7 @@ from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.facade import EngineFacade, per_system
 from nvdyn_ase.optimize.state_file import read_state, write_state
 from nvdyn_ase.optimize.trajectories import one_each
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -151,3 +152,6 @@ class OptimizerFacade(EngineFacade):
                 state[key] = tensor
         driver.filters.restore(filters)
         driver.take_up_changes()
+
+
+__getattr__ = rest_of_module(__name__)
