@@ -261,7 +261,8 @@ class EngineFacade(_Behind):
 
     def _is_plain(self) -> bool:
         """Say whether nobody looks at a step: no observer, no log, nothing replaced by the user."""
-        logs = getattr(getattr(self, "logfile", None), "_logfile", None) is not None
+        log = getattr(self, "logfile", None)
+        logs = getattr(log, "_logfile", log) is not None  # ASE's has None behind it
         return not logs and not self.observers and not self._replaced()
 
     def _replaced(self) -> frozenset[str]:
