@@ -16,6 +16,7 @@ from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.driver import AtomsDriver
+from nvdyn_ase.optimize.overridden import unheard
 from nvdyn_ase.optimize.seen_calculators import SeenCalculators
 from nvdyn_ase.optimize.trajectories import Trajectories
 
@@ -140,9 +141,11 @@ class EngineFacade(_Behind):
         ValueError
             An empty list.
         TypeError
-            A list of something that an engine cannot move.
+            A list of something that an engine cannot move, or a subclass that overrides what the
+            engine would not call.
         """
         name = type(self).__name__
+        own = unheard(type(self))
         if isinstance(atoms, (list, tuple)):
             if not atoms:
                 raise ValueError(f"{name} was given an empty list; give it one Atoms or more")
@@ -150,16 +153,28 @@ class EngineFacade(_Behind):
                 if (reason := self._why_not(item)) is not None:
                     raise TypeError(f"{name} cannot take item {index} in a list: {reason}")
             _refuse_twins([filtered(item) for item in atoms])
+            self._refuse_overridden(own)
             return atoms
         always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
         reason = self._why_not(atoms)
         if engine is None and model is None and reason is None and filtered(atoms).calc is None:
             return None  # ASE takes a calculator until the run begins
+        if own and engine is None and model is None:
+            return None  # an environment variable does not break a class that ASE's code runs
         if reason is None and (model is not None or always):
+            self._refuse_overridden(own)
             return [atoms]
         if model is not None or engine:
             raise TypeError(f"{name}: model= and engine= need something else: {reason}")
         return None
+
+    def _refuse_overridden(self, methods: Sequence[str]) -> None:
+        """Raise TypeError if there are methods of the user's that the engine would not call."""
+        if methods:
+            raise TypeError(
+                f"{type(self).__name__} overrides {', '.join(methods)}, which the engine does not "
+                "call; give it one Atoms at a time, which ASE's code moves, or override step"
+            )
 
     @staticmethod
     def _why_not(item: Any) -> str | None:
