@@ -17,6 +17,7 @@ from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.driver import AtomsDriver
 from nvdyn_ase.optimize.overridden import unheard
+from nvdyn_ase.optimize.refusals import refuse_impossible, unknown_argument
 from nvdyn_ase.optimize.seen_calculators import SeenCalculators
 from nvdyn_ase.optimize.trajectories import Trajectories
 
@@ -109,17 +110,18 @@ class EngineFacade(_Behind):
         several = isinstance(atoms, (list, tuple))
         files = {"trajectory": trajectory, "append_trajectory": append_trajectory}
         if items is None:
-            super().__init__(atoms, **files, **options)
+            self._construct(atoms, **files, **options)
             return
+        refuse_impossible(options | dict(getattr(self, "_given", {})), several)
         systems = [filtered(item) for item in items]
         self._single = not several
         if model is None:
             self._calculators = SeenCalculators(systems)
         foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
         if several:
-            super().__init__(AtomsList(items), **options)
+            self._construct(AtomsList(items), **options)
         else:
-            super().__init__(items[0], **files, **options)
+            self._construct(items[0], **files, **options)
         given, model = model, model_for(systems, model)  # ASE's complaints come first
         if errors := without_stress(items, None if given is None else model):
             raise errors[0]
@@ -132,6 +134,15 @@ class EngineFacade(_Behind):
         self.optimizable = AtomsList(items, self._driver)
         if several and trajectory is not None:
             self._attach_trajectories(trajectory, append_trajectory, options)
+
+    def _construct(self, atoms: Any, **options: Any) -> None:
+        """Call ASE's constructor; what it does not know is told in the name of this class."""
+        try:
+            super().__init__(atoms, **options)
+        except TypeError as error:
+            if (clear := unknown_argument(error, type(self), options)) is None:
+                raise
+            raise clear from None
 
     def _for_engine(self, atoms: Any, model: Any, engine: bool | None) -> Sequence[Any] | None:
         """Return what an engine is to move, or None if ASE's own code is to run.
@@ -155,6 +166,9 @@ class EngineFacade(_Behind):
             _refuse_twins([filtered(item) for item in atoms])
             self._refuse_overridden(own)
             return atoms
+        if not hasattr(atoms, "__ase_optimizable__"):
+            kind = type(atoms).__name__
+            raise TypeError(f"{name} takes one Atoms or a list of them, not a {kind}; give a list")
         always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
         reason = self._why_not(atoms)
         if engine is None and model is None and reason is None and filtered(atoms).calc is None:
@@ -165,7 +179,12 @@ class EngineFacade(_Behind):
             self._refuse_overridden(own)
             return [atoms]
         if model is not None or engine:
-            raise TypeError(f"{name}: model= and engine= need something else: {reason}")
+            asked = (
+                "scaled=True needs"
+                if getattr(self, "_scaled", False)
+                else "model= and engine= need"
+            )
+            raise TypeError(f"{name}: {asked} something else: {reason}")
         return None
 
     def _refuse_overridden(self, methods: Sequence[str]) -> None:

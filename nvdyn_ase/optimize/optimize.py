@@ -55,6 +55,23 @@ class OptimizerFacade(EngineFacade):
         if several:
             self.logfile: Any = SystemLogs(logfile, len(atoms), self.comm)
 
+    def irun(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a generator, as in ASE; it yields whether all systems have converged."""
+        self._refuse_steps(*args, **kwargs)
+        return super().irun(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> bool:
+        """Run, as in ASE; return whether all systems have converged."""
+        self._refuse_steps(*args, **kwargs)
+        return super().run(*args, **kwargs)
+
+    def _refuse_steps(self, fmax: Any = None, steps: Any = None, **more: Any) -> None:
+        """Raise TypeError for steps that are not one number."""
+        if np.ndim(steps):
+            raise TypeError(
+                f"steps of {type(self).__name__} is one number, for all systems, not {steps!r}"
+            )
+
     @property
     def fmax(self) -> Any:
         """Systems are done below this, eV/Å; one number or one per system."""
