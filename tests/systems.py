@@ -26,6 +26,13 @@ def copper_slab(seed: int, adsorbate: str | None = "O") -> ase.Atoms:
     return atoms
 
 
+def alloy_slab(seed: int) -> ase.Atoms:
+    """Return a rattled slab of copper with gold and nickel in it, its lower half held."""
+    atoms = copper_slab(seed, adsorbate=None)
+    atoms.symbols[[1, 6, 11, 12]] = ["Au", "Ni", "Au", "Ni"]
+    return atoms
+
+
 def mixed(count: int, seed: int = 0) -> list[ase.Atoms]:
     """Return structures that EMT knows, of many sizes, cells and boundary conditions."""
     rng = np.random.default_rng(seed)

@@ -405,7 +405,7 @@ def test_version_and_help(run):
     assert "relax" in run("--help")[1]
     code, out, _ = run("relax --help")
     assert code == 0
-    for word in ("--fmax", "JOB_converged", "exit status", "emt, lj", "--overwrite"):
+    for word in ("--fmax", "JOB_converged", "exit status", "emt, eam", "--overwrite"):
         assert word in out
 
 

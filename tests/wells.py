@@ -49,7 +49,9 @@ def atoms_at(distance: float, size: int = 2, seed: int = 0) -> AtomicData:
     velocities = 1e-3 * torch.randn(size, 3, generator=generator, dtype=torch.float64)
     cell = SIDE * torch.eye(3, dtype=torch.float64)
     numbers = [18] * size
-    return AtomicData(positions=positions, velocities=velocities, atomic_numbers=numbers, cell=cell)
+    return AtomicData(
+        positions=positions, velocities=velocities, atomic_numbers=numbers, cell=cell, pbc=True
+    )
 
 
 def wells(*distances: float, sizes=None) -> Batch:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nvdyn_ase.data.atomic_data import AtomicData
+from nvdyn_ase.data.buffers import Buffering, Capacity
 from nvdyn_ase.data.fields import FIELDS, Fill, Level, canonical
 from nvdyn_ase.data.indexing import Index, is_one_system, system_rows
 from nvdyn_ase.data.joining import (
@@ -19,12 +20,13 @@ from nvdyn_ase.data.joining import (
     ragged_rows,
     take,
 )
+from nvdyn_ase.data.messages import Messaging
 from nvdyn_ase.data.pickling import Packed, packed, unpacked
 from nvdyn_ase.data.sizes import Sizes
 from nvdyn_ase.data.values import as_tensor, check_default, of_many_systems
 
 
-class Batch(Sizes):
+class Batch(Sizes, Buffering, Messaging):
     """Systems laid end to end, with a declared level for every field.
 
     Reading and writing a field never waits for the device: the sizes of the systems are known on
@@ -464,9 +466,7 @@ class Batch(Sizes):
         ValueError
             Such a field has no default; it is named.
         """
-        whole = self.followed_by(*others)
-        self.__dict__.clear()
-        self.__dict__.update(whole.__dict__)
+        self._become(self.followed_by(*others))
 
     def followed_by(self, *others: "Batch") -> "Batch":
         """Return these systems and behind them those of others; see :meth:`append`."""
@@ -481,7 +481,8 @@ class Batch(Sizes):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments, with every field computed."""
         part = self._part()
-        return _restored, (type(self), packed(part.fields), part._replace(fields={}))
+        fields = packed(part.fields)
+        return _restored, (type(self), fields, part._replace(fields={}), self._limits)
 
     def append_data(self, data: Sequence[AtomicData]) -> None:
         """Put systems behind these, in place; see :meth:`append`."""
@@ -494,7 +495,9 @@ class Batch(Sizes):
     def _mapped(self, function: Callable[[Tensor], Tensor], device: torch.device) -> "Batch":
         part = self._part()
         fields = {key: (level, function(tensor)) for key, (level, tensor) in part.fields.items()}
-        return Batch(*part._replace(fields=fields, device=device))
+        copy = Batch(*part._replace(fields=fields, device=device))
+        copy._limits = self._limits
+        return copy
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -538,8 +541,12 @@ class Batch(Sizes):
         return dict(self) | {"num_nodes": self.num_nodes_list, "num_edges": self.num_edges_list}
 
 
-def _restored(kind: type[Batch], fields: Packed, part: Part) -> Batch:
-    return kind(*part._replace(fields=unpacked(fields)))
+def _restored(
+    kind: type[Batch], fields: Packed, part: Part, limits: Capacity | None = None
+) -> Batch:
+    batch = kind(*part._replace(fields=unpacked(fields)))
+    batch._limits = limits
+    return batch
 
 
 def _level(key: str) -> Level:

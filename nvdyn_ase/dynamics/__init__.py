@@ -2,6 +2,7 @@
 
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.cell_filters import CellFilter, filter_cells
+from nvdyn_ase.dynamics.communication import BufferConfig, CommMode
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.dynamics.hooks import (
@@ -58,6 +59,7 @@ from nvdyn_ase.dynamics.optimizers import (
     Optimizer,
 )
 from nvdyn_ase.dynamics.outcome import Outcome
+from nvdyn_ase.dynamics.pipeline import DistributedPipeline, PipelineError
 from nvdyn_ase.dynamics.sampler import Rejected, SizeAwareSampler
 from nvdyn_ase.dynamics.schedules import Ramp, Schedule
 from nvdyn_ase.dynamics.sinks import DataSink, GPUBuffer, HostMemory, ZarrData
@@ -77,13 +79,16 @@ __all__ = [
     "BaseDynamics",
     "BiasedPotentialHook",
     "BlowUpHook",
+    "BufferConfig",
     "Bussi",
     "CellAwareBFGS",
     "CellFilter",
+    "CommMode",
     "ConvergedSnapshotHook",
     "ConvergenceCriterion",
     "ConvergenceHook",
     "DataSink",
+    "DistributedPipeline",
     "EnergyDriftMonitorHook",
     "FreezeAtomsHook",
     "FusedStage",
@@ -112,6 +117,7 @@ __all__ = [
     "NoseHooverChainNVT",
     "Optimizer",
     "Outcome",
+    "PipelineError",
     "ProfilerHook",
     "ProgressHook",
     "Ramp",

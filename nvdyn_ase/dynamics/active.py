@@ -80,6 +80,9 @@ class ActiveSystems:
         sizes = np.asarray(self.batch.num_nodes_list)
         return bool(frozen.any() and sizes[frozen].sum() >= _RELEASE * sizes.sum())
 
+    def admit(self) -> None:
+        """Let others in: to a batch of the user nobody comes."""
+
     def gather(self) -> Batch:
         """Bring the user's batch up to date, in its order; the run may go on afterwards."""
         self.engine.explain(self.batch)
@@ -160,6 +163,11 @@ class InflightSystems(ActiveSystems):
             return None
         staying = self._exchange(frozen, refill=True)
         return None if self.batch is before else staying
+
+    def admit(self) -> None:
+        """Let others in, whether or not somebody leaves."""
+        frozen = (self.batch["status"].view(-1) >= self.engine.exit_status).cpu().numpy()
+        self._exchange(frozen, refill=True)
 
     def _exchange(self, frozen: np.ndarray, refill: bool) -> np.ndarray:
         try:

@@ -12,6 +12,7 @@ from loguru import logger
 from torch import Tensor
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics.communication import BufferConfig, CommMode, Communicating
 from nvdyn_ase.dynamics.convergence import ConvergenceCriterion, ConvergenceHook
 from nvdyn_ase.dynamics.frozen import ActiveMask, masked
 from nvdyn_ase.dynamics.hooked import Hooked
@@ -29,11 +30,20 @@ from nvdyn_ase.models.base import BaseModelMixin, ModelCard
 
 if TYPE_CHECKING:
     from nvdyn_ase.dynamics.fused import FusedStage
+    from nvdyn_ase.dynamics.pipeline import DistributedPipeline
 
-__all__ = ["BaseDynamics", "ConvergenceCriterion", "ConvergenceHook", "Hook", "HookStageEnum"]
+__all__ = [
+    "BaseDynamics",
+    "BufferConfig",
+    "CommMode",
+    "ConvergenceCriterion",
+    "ConvergenceHook",
+    "Hook",
+    "HookStageEnum",
+]
 
 
-class BaseDynamics(InflightBatching, Saving, WhoMoves):
+class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
     """Moves every system of a batch, one forward pass of the model a step.
 
     A method is a subclass with :meth:`pre_update` (before the forces) and :meth:`post_update`
@@ -62,6 +72,8 @@ class BaseDynamics(InflightBatching, Saving, WhoMoves):
         ``"cpu"`` or ``"cuda"``; where the model is by default.
     debug_mode
         Write detailed debug lines.
+    prior_rank, next_rank, comm_mode, buffer_config
+        For stages of a pipeline; see :class:`Communicating`.
 
     Attributes
     ----------
@@ -105,6 +117,10 @@ class BaseDynamics(InflightBatching, Saving, WhoMoves):
         done: bool = False,
         device_type: str | None = None,
         debug_mode: bool = False,
+        prior_rank: int | None = -1,
+        next_rank: int | None = -1,
+        comm_mode: CommMode | str = "async_recv",
+        buffer_config: BufferConfig | dict[str, int] | None = None,
     ) -> None:
         if not isinstance(model, BaseModelMixin):
             raise TypeError(
@@ -115,6 +131,7 @@ class BaseDynamics(InflightBatching, Saving, WhoMoves):
             convergence_hook = ConvergenceHook(**convergence_hook)
         WhoMoves.__init__(self, model, convergence_hook, exit_status)
         InflightBatching.__init__(self, sampler, sinks, refill_frequency, max_batch_size, done)
+        Communicating.__init__(self, prior_rank, next_rank, comm_mode, buffer_config)
         self.active_batch = active_batch
         self.n_steps = n_steps
         self.device_type = device_type
@@ -429,7 +446,8 @@ class BaseDynamics(InflightBatching, Saving, WhoMoves):
     def _moved(self, batch: Batch, limit: int | None) -> Batch:
         """Move a batch to the end of a run."""
         if self.debug_mode:
-            logger.debug("{!r} runs {!r}, n_steps={}", self, batch, limit)
+            rank = self.global_rank
+            logger.debug("rank {}: {!r} runs {!r}, n_steps={}", rank, self, batch, limit)
         with self.entered_hooks():
             steps = Run(self, batch, limit)
             try:
@@ -458,6 +476,18 @@ class BaseDynamics(InflightBatching, Saving, WhoMoves):
         from nvdyn_ase.dynamics.composing import joined
 
         return joined(self, other)
+
+    def __or__(self, other: Any) -> "DistributedPipeline":
+        """Return a pipeline in which another rank moves on what this engine is done with.
+
+        Raises
+        ------
+        TypeError
+            The other is neither an engine nor a pipeline.
+        """
+        from nvdyn_ase.dynamics.pipeline import DistributedPipeline
+
+        return DistributedPipeline.joined(self, other)
 
     # ---------------------------------------------------------------- a stream of its own
 

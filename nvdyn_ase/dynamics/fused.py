@@ -183,6 +183,7 @@ class FusedStage(SavingOfStages, HooksOfStages, Compiling):
 
     def delivered(self, batch: Batch) -> Batch:
         """Return systems that the sampler has given, as the engine begins with them."""
+        batch = super().delivered(batch)
         if self.init_fn is not None:
             self.init_fn(batch)
         return batch

@@ -91,6 +91,7 @@ class InflightBatching(Intake):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         Intake.__init__(self, sampler)
         self.sinks = list(sinks or ())
+        self._default_sink: DataSink | None = None
         self._need_sinks()
         self.refill_frequency = refill_frequency
         self.max_batch_size = max_batch_size
@@ -106,7 +107,8 @@ class InflightBatching(Intake):
     def _need_sinks(self) -> None:
         """See to it that what a sampler gives has somewhere to go."""
         if self.sampler is not None and not self.sinks:
-            self.sinks = [HostMemory(_UNLIMITED)]
+            self._default_sink = HostMemory(_UNLIMITED)
+            self.sinks = [self._default_sink]
 
     # ---------------------------------------------------------------- what it is
 
@@ -129,6 +131,11 @@ class InflightBatching(Intake):
     def active_batch_has_room(self) -> bool:
         """Whether the batch of a stage takes another system."""
         return self.room_in_active_batch > 0
+
+    @property
+    def given_sinks(self) -> list[DataSink]:
+        """The sinks that the user has given."""
+        return [sink for sink in self.sinks if sink is not self._default_sink]
 
     @property
     def may_write(self) -> bool:
@@ -289,7 +296,7 @@ class InflightBatching(Intake):
         """
         done = 0
         for sink in self.sinks:
-            fits = min(sink.capacity - len(sink), len(batch) - done)
+            fits = sink.fits(batch, done) if done < len(batch) else 0
             if fits <= 0:
                 continue
             part = batch.index_select(slice(done, done + fits)) if fits < len(batch) else batch
@@ -319,7 +326,16 @@ class InflightBatching(Intake):
         batch["status"] = torch.full_like(batch["status"], engine.exit_status)
         batch["outcome"] = torch.full_like(batch["outcome"], int(Outcome.REJECTED))
         batch.host[0]["failure"] = reason
+        self.leave_out(batch)
+
+    def leave_out(self, batch: Batch) -> None:
+        """Take a system that is not moved, to be written as it is."""
         self._homeless.append(batch)
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether systems that are not moved wait to be written."""
+        return bool(self._homeless)
 
     def write_rejected(self) -> bool:
         """Write what was passed over; return whether there was room for it.

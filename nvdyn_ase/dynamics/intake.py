@@ -110,6 +110,9 @@ class Intake:
 
     def delivered(self, batch: Batch) -> Batch:
         """Return systems that the sampler has given, as the engine begins with them."""
+        engine: Any = self
+        if engine.check_coming is not None:
+            engine.check_coming(batch)
         return batch
 
     def _newcomers(self, staying: Batch, rows: np.ndarray) -> tuple[Batch, Batch] | None:

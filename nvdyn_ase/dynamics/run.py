@@ -111,6 +111,13 @@ class Run:
         # Who needs no forces may be done before the first step.
         return self.settle() if self.engine._arriving is None else False
 
+    def admit(self) -> None:
+        """Let in who waits outside, beside those that move; what is done is written before."""
+        before = self.batch
+        self.systems.admit()
+        if self.batch is not before:
+            self._readback.forget()
+
     def advance(self) -> None:
         """Do one step; if it raises, the batch is as it was before.
 

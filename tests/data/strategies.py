@@ -205,3 +205,14 @@ def assert_holds(batch, data):
 def batch_of(*sizes, edges=None, **options):
     """Return a batch of systems with these numbers of atoms."""
     return Batch.from_data_list([system(i, n, edges, **options) for i, n in enumerate(sizes)])
+
+
+def assert_same_batch(a, b):
+    """Assert that two batches are the same bit for bit, in fields, levels and what rides along."""
+    assert a.num_nodes_list == b.num_nodes_list
+    assert a.num_edges_list == b.num_edges_list
+    assert set(a.keys()) == set(b.keys())
+    for key, tensor in a:
+        assert a.level(key) is b.level(key), key
+        assert same_bits(tensor, b[key]), key
+    assert (a.constraints, a.host, a.defaults) == (b.constraints, b.host, b.defaults)

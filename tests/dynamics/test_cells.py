@@ -14,6 +14,7 @@ from nvdyn_ase.dynamics import (
     LBFGS,
     RFO,
     BFGSLineSearch,
+    CellAwareBFGS,
     ConvergenceHook,
     GoodOldQuasiNewton,
     GradientDescent,
@@ -152,6 +153,9 @@ ENGINES = {
     "fire, checked": lambda: FIRE(EMT(), downhill_check=True, dtmax=3.0),
     "lbfgs": lambda: LBFGS(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
     "mdmin": lambda: MDMin(EMT(), dt=0.05),
+    "cell aware": lambda: CellAwareBFGS(
+        EMT(), convergence_hook=CellAwareBFGS.criteria(0.05, 0.001)
+    ),
 }
 KEYS = ("positions", "cell", "strain", "forces", "energy", "steps", "evaluations", "fmax")
 
@@ -161,6 +165,8 @@ def test_alone_together_and_in_any_order(name):
     everyone = [crystals()[i % 3] for i in range(15)]
     kinds = [KINDS[i % 5] for i in range(15)]
     options = {"scalar_pressure": 0.01}
+    if name == "cell aware":  # it takes no other
+        kinds, options = ["frechet"] * 15, {"cell_factor": 1.0}
 
     def ran(order):
         batch = filtered([kinds[i] for i in order], [everyone[i] for i in order], **options)
@@ -210,6 +216,21 @@ def test_a_frozen_system_keeps_its_cell_and_its_state():
     rows = engine.rows(batch).host_ptr[1]
     assert torch.equal(engine.state["velocity"][rows:], state["velocity"][rows:])
     assert not torch.equal(engine.state["velocity"][:rows], state["velocity"][:rows])
+
+
+def test_a_frozen_system_keeps_its_hessian_of_atoms_and_cell():
+    batch, engine = filtered(["frechet"] * 3, cell_factor=1.0), CellAwareBFGS(EMT())
+    engine.run(batch, n_steps=3)
+    batch["status"] = torch.tensor([[0], [1], [1]])
+    before = {key: tensor.clone() for key, tensor in batch}
+    state = {key: tensor.clone() for key, tensor in engine.state[[1]]}
+    engine.step(batch)
+    for key in ("positions", "cell", "strain"):
+        others = batch[[1, 2]][key]
+        assert torch.equal(others, before[key][-len(others) :])
+    assert not torch.equal(batch["cell"][0], before["cell"][0])
+    for key, tensor in engine.state[[1]]:
+        assert torch.equal(tensor, state[key]), key
 
 
 def test_a_cell_that_collapses_leaves_the_rest_alone():

@@ -21,6 +21,7 @@ from nvdyn_ase.dynamics import (
     GradientDescent,
     HookStageEnum,
     HostMemory,
+    InhomogeneousNPTBerendsen,
     IsotropicMTKNPT,
     Langevin,
     LangevinBAOAB,
@@ -81,6 +82,9 @@ ENGINES = [
     lambda model, **engine: Andersen(model, 1.0, 5.0, 0.2, seed=1, **engine),
     lambda model, **engine: NVTBerendsen(model, 1.0, 0.01, 3.0, **engine),
     lambda model, **engine: NPTBerendsen(model, 1.0, 0.01, 1e-4, 3.0, 9.0, 10.0, **engine),
+    lambda model, **engine: InhomogeneousNPTBerendsen(
+        model, 1.0, 0.01, 1e-4, 3.0, 9.0, 10.0, **engine
+    ),
     lambda model, **engine: Bussi(model, 1.0, 0.01, 3.0, seed=1, **engine),
     lambda model, **engine: StochasticCellRescaling(
         model, 0.3, 300.0, 1e-4, 3.0, 30.0, 10.0, seed=1, **engine
@@ -128,6 +132,7 @@ IDS = [
     "andersen",
     "berendsen",
     "berendsen-npt",
+    "berendsen-inhomogeneous",
     "bussi",
     "rescaling",
     "rescaling-shape",

@@ -29,7 +29,7 @@ from nvdyn_ase.dynamics.optimizers.oldqn import factors
 from nvdyn_ase.dynamics.spectra import spectrum
 from nvdyn_ase.dynamics.trust import brackets, trust_shift
 from nvdyn_ase.models import EMT, LennardJones
-from tests.systems import ARGON, argon, copper_slab
+from tests.systems import ARGON, alloy_slab, argon
 from tests.wells import Well, wells
 
 METHODS = {
@@ -58,7 +58,7 @@ def crystals():
     """Return an argon crystal, a slab with held atoms, and a triclinic crystal."""
     triclinic = bulk("Au") * (2, 1, 2)
     triclinic.rattle(0.05, seed=2)
-    slab = copper_slab(1, None)
+    slab = alloy_slab(1)
     slab.pbc = True
     return [argon(0, repeat=1), slab, triclinic]
 

@@ -32,7 +32,7 @@ from nvdyn_ase.optimize import (
     MDMin,
 )
 from nvdyn_ase.workflows import relax
-from tests.systems import ARGON, copper_slab
+from tests.systems import ARGON, alloy_slab
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use FrechetCellFilter")
 QUIET = {"logfile": None}
@@ -64,7 +64,7 @@ def crystals():
     """Return an argon crystal, a slab with held atoms, and a triclinic crystal; and calculators."""
     argon = bulk("Ar", "fcc", a=5.26, cubic=True)
     argon.rattle(0.1, seed=0)
-    slab = copper_slab(1, adsorbate=None)
+    slab = alloy_slab(1)
     slab.pbc = True
     triclinic = bulk("Au") * (2, 1, 2)
     triclinic.rattle(0.05, seed=2)

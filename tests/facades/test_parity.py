@@ -13,7 +13,7 @@ from scipy.sparse.linalg import ArpackError
 
 from nvdyn_ase.md import VelocityVerlet
 from nvdyn_ase.optimize import BFGS, FIRE, FIRE2, LBFGS, RFO, GoodOldQuasiNewton, MDMin
-from tests.systems import ARGON, argon, copper_slab, mixed, with_velocities
+from tests.systems import ARGON, alloy_slab, argon, copper_slab, mixed, with_velocities
 
 
 class CountingLJ(LennardJones):
@@ -39,7 +39,7 @@ def argon_cells():
 
 
 def slabs():
-    return [copper_slab(seed, "O" if seed else None) for seed in range(3)], CountingEMT
+    return [alloy_slab(0), copper_slab(1, "O"), alloy_slab(2)], CountingEMT
 
 
 def zoo():

@@ -56,6 +56,10 @@ class DataSink(ABC):
                 f"{len(part)} systems do not fit: {len(self)} of {self.capacity} places are taken"
             )
 
+    def fits(self, batch: Batch, first: int = 0) -> int:
+        """Return for how many systems of a batch there is room, from that one on."""
+        return max(min(self.capacity - len(self), len(batch) - first), 0)
+
     @property
     def is_full(self) -> bool:
         """Whether no further system fits."""

@@ -1,0 +1,135 @@
+"""How ranks learn that another one has failed, and why: a note in the process group's store."""
+
+import json
+import time
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any
+
+# How often a rank looks for a note, how long it waits for one that says more than that a connection
+# was closed, and how long for the others to have read one: the store may end with it.
+_EVERY, _PATIENCE, _FAREWELL = 0.5, 2.0, 5.0
+
+
+class PipelineError(RuntimeError):
+    """A rank of a pipeline has failed, and so the others end.
+
+    Parameters
+    ----------
+    rank
+        Which.
+    reason
+        Why.
+
+    Attributes
+    ----------
+    rank, reason
+        As given.
+    """
+
+    def __init__(self, rank: int, reason: str) -> None:
+        self.rank, self.reason = rank, reason
+        super().__init__(f"rank {rank} of the pipeline has failed: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the two arguments."""
+        return type(self), (self.rank, self.reason)
+
+
+class Watch:
+    """Leaves a note for the other ranks when this one fails, and looks for theirs.
+
+    Parameters
+    ----------
+    store
+        Of the process group.
+    rank, size
+        This rank, and how many there are.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        self.store, self.rank, self.size = store, rank, size
+        self._runs = 0
+        self._stop = Event()
+
+    def begin(self, report: Callable[[PipelineError], None]) -> None:
+        """Look for notes from now on, in a thread of its own, and report the first."""
+        self._stop = Event()
+        Thread(target=self._look, args=(report, self._stop), daemon=True).start()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def _look(self, report: Callable[[PipelineError], None], stop: Event) -> None:
+        while not stop.wait(_EVERY):
+            try:
+                failure = self.failure()
+            except Exception as error:
+                if not stop.is_set():
+                    report(self._storeless(error))
+                return
+            if failure is not None:
+                report(failure)
+                return
+
+    @staticmethod
+    def _storeless(error: Exception) -> PipelineError:
+        why = str(error).split("\n")[0]
+        return PipelineError(
+            0,
+            "the store of the process group is not there any more; rank 0 or the launcher, which "
+            f"holds it, has died ({why})",
+        )
+
+    def failure(self) -> PipelineError | None:
+        """Return what another rank has left a note about, if any has."""
+        if not self.store.check(["failed"]):
+            return None
+        rank, reason = json.loads(self.store.get("failed"))
+        return PipelineError(rank, reason)
+
+    def fail(self, rank: int, reason: str) -> None:
+        """Leave a note, unless there is one."""
+        try:
+            if not self.store.check(["failed"]):
+                self.store.set("failed", json.dumps([rank, reason]))
+        except Exception:  # then the others notice that there is no store
+            return
+
+    def lost(self, rank: int, error: BaseException) -> PipelineError:
+        """Return why a rank is not there any more: what its note says, or that it has died."""
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            try:
+                failure = self.failure()
+            except Exception as storeless:
+                return self._storeless(storeless)
+            if failure is not None:
+                return failure
+            time.sleep(0.05)
+        why = str(error).split("\n")[0]
+        failure = PipelineError(rank, f"its process has died, and left no reason ({why})")
+        self.fail(failure.rank, failure.reason)
+        return failure
+
+    def leave(self) -> None:
+        """Wait a little until all others know of a failure, so that each can say what it was."""
+        end = time.monotonic() + _FAREWELL
+        try:
+            self.store.add("know", 1)
+            while self.store.add("know", 0) < self.size and time.monotonic() < end:
+                time.sleep(0.05)
+        except Exception:  # there is nobody to wait for without the store
+            return
+
+    def wait_for_all(self, check: Callable[[], None]) -> None:
+        """Return when all ranks have ended a run; ``check`` is called meanwhile and may raise."""
+        key = f"ended {self._runs}"
+        self._runs += 1
+        self.store.add(key, 1)
+        pause = 0.001
+        while self.store.add(key, 0) < self.size:
+            check()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)

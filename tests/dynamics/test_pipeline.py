@@ -1,0 +1,246 @@
+"""``relax | md`` over ranks: what a system does, and that each arrives once."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from nvdyn_ase.data import Batch
+from nvdyn_ase.dynamics import (
+    FIRE,
+    NVE,
+    BufferConfig,
+    ConvergenceHook,
+    DistributedPipeline,
+    Langevin,
+    SizeAwareSampler,
+)
+from tests.data.strategies import same_bits
+from tests.dynamics.streams import by_identity, check_user_fields, identities, inputs, user_fields
+from tests.ranks import results, run_ranks
+from tests.wells import Well, atoms_at
+
+DISTANCES = [0.02, 1.5, 0.3, 0.9, 0.01, 2.2, 0.5, 1.1]
+MODEL = Well()
+ROOM = BufferConfig(num_systems=3, num_nodes=9, num_edges=0)
+
+
+def relax(sampler=None, **options):
+    """Return an optimizer that lets systems go early or late."""
+    return FIRE(
+        MODEL,
+        convergence_hook=ConvergenceHook.from_fmax(0.05),
+        n_steps=40,
+        sampler=sampler,
+        **options,
+    )
+
+
+def heat(steps=7, **options):
+    """Return an integrator with random numbers."""
+    return Langevin(MODEL, 0.2, 300.0, 0.1, seed=3, n_steps=steps, **options)
+
+
+def sampler(distances=DISTANCES, **budget):
+    return SizeAwareSampler(inputs(distances), **(budget or {"max_batch_size": 3}))
+
+
+def outcome_of(batch):
+    """Return what must be the same however systems got where they are."""
+    keys = ("positions", "velocities", "forces", "energy", "steps", "outcome", "atomic_numbers")
+    return {number: {key: own[key] for key in keys} for number, own in by_identity(batch).items()}
+
+
+def assert_same_outcome(found, expected, case=None):
+    assert found.keys() == expected.keys()
+    for number, own in expected.items():
+        for key, tensor in own.items():
+            assert same_bits(found[number][key], tensor), (case, number, key)
+
+
+def run_pipe(rank, make, mode):
+    """Run a pipeline, and return on the last rank what the sink has."""
+    pipe = make(mode)
+    with pipe:
+        assert pipe.run() is None
+        stage = pipe.local_stage
+        assert stage.done and stage.active_batch is None
+        if stage.is_final_stage:
+            return stage.sinks[0].read() if len(stage.sinks[0]) else None
+    return None
+
+
+def relax_then_heat(mode):
+    options = {"buffer_config": ROOM, "comm_mode": mode, "max_batch_size": 3}
+    return relax(sampler(), **options) | heat(**options)
+
+
+def fused_then_heat(mode):
+    options = {"buffer_config": ROOM, "comm_mode": mode, "max_batch_size": 2}
+    return (relax(sampler(), **options) + heat(3)) | heat(5, **options)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async_recv", "fully_async"])
+def test_on_two_ranks_systems_do_what_they_do_on_one(mode):
+    _, found = results(run_ranks(run_pipe, 2, relax_then_heat, mode))
+    one = relax(sampler()) + heat()
+    one.run()
+    check_user_fields(found)
+    assert sorted(identities(found)) == list(range(len(DISTANCES)))
+    assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
+
+
+def test_a_stage_may_be_several_on_one_rank():
+    _, found = results(run_ranks(run_pipe, 2, fused_then_heat, "async_recv"))
+    one = relax(sampler()) + heat(3) + heat(5)
+    one.run()
+    check_user_fields(found)
+    assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
+
+
+# ---------------------------------------------------------------- any pipeline, any input
+
+
+def drawn(seed):
+    """Draw what a pipeline is made of: the same on every rank, as they draw alike."""
+    random = Random(seed)
+    count = random.randint(0, 9)
+    distance = random.choice([lambda: 0.01, lambda: 3.0 * random.random(), lambda: 50.0])
+    sizes = [random.randint(1, 4) for _ in range(count)]
+    dtype = random.choice([torch.float32, torch.float64])
+    data = [atoms_at(distance(), n, i).to(dtype=dtype) for i, n in enumerate(sizes)]
+    for number, own in enumerate(data):
+        user_fields(own, number)
+        if random.random() < 0.5:
+            own.pbc, own.cell = False, torch.zeros(3, 3)
+    largest = max(sizes, default=1)
+    return {
+        "data": data,
+        "dtype": dtype,
+        "room": BufferConfig(
+            num_systems=random.randint(1, 4),
+            num_nodes=largest + random.choice([0, 0, 3]),
+            num_edges=0,
+        ),
+        "modes": [random.choice(["sync", "async_recv", "fully_async"]) for _ in range(3)],
+        "batches": [random.randint(1, 4) for _ in range(3)],
+        "steps": [random.randint(0, 3) for _ in range(2)],
+        "frequency": random.randint(1, 3),
+        "failing": {number for number in range(count) if random.random() < 0.1},
+    }
+
+
+def stages_of(case, size):
+    """Return the engines: an optimizer, an integrator and perhaps another, for so many ranks."""
+    model = Well(fail=case["failing"])
+    common = [
+        {"buffer_config": case["room"], "comm_mode": mode, "max_batch_size": places}
+        for mode, places in zip(case["modes"], case["batches"], strict=True)
+    ]
+    source = SizeAwareSampler(case["data"], max_batch_size=case["batches"][0])
+    supplied = {"sampler": source, "refill_frequency": case["frequency"], **common[0]}
+    if case["dtype"] is torch.float32:  # optimizers and random numbers would widen it
+        first = NVE(model, dt=0.1, n_steps=2, **supplied)
+        second = NVE(model, dt=0.2, n_steps=case["steps"][0], **common[1])
+    else:
+        criterion = ConvergenceHook.from_fmax(0.05)
+        first = FIRE(model, convergence_hook=criterion, n_steps=6, **supplied)
+        second = Langevin(model, 0.2, 300.0, 0.1, seed=5, n_steps=case["steps"][0], **common[1])
+    third = NVE(model, dt=0.3, n_steps=case["steps"][1], **common[2])
+    return [first, second, third][: min(size, 3)]
+
+
+def alone(case, size):
+    """Return what the same engines make of each system, one after the other, on one rank."""
+    found, engines = {}, stages_of(case, size)
+    engines[0].run()
+    done = engines[0].sinks[0].read() if len(engines[0].sinks[0]) else None
+    for engine in engines[1:]:
+        if done is None:
+            break
+        moves = (done["outcome"].view(-1) < 3).nonzero().view(-1)
+        failed = done.index_select((done["outcome"].view(-1) >= 3).nonzero().view(-1))
+        found |= outcome_of(failed)
+        rest = done.index_select(moves)
+        del rest["status"]
+        rest["outcome"] = torch.zeros(len(rest), 1, dtype=torch.int64)
+        done = engine.run(rest) if len(rest) else None
+    return found | (outcome_of(done) if done is not None else {})
+
+
+def any_pipeline(rank, size, seeds):
+    """Run many pipelines over the same ranks, and compare what arrives with one rank's work."""
+    for seed in seeds:
+        case = drawn(seed)
+        replicas = {1: 2} if size == 4 else None
+        engines = dict(enumerate(stages_of(case, size)))
+        with DistributedPipeline(engines, replicas=replicas) as pipe:
+            assert pipe.run() is None
+            stage, here = pipe.local_stage, None
+            if stage.is_final_stage and len(stage.sinks[0]):
+                here = stage.sinks[0].read()
+                check_user_fields(here)
+        arrived = [None] * size
+        torch.distributed.all_gather_object(arrived, here and outcome_of(here))
+        ids = [number for own in arrived if own for number in own]
+        assert sorted(ids) == list(range(len(case["data"]))), seed
+        found = {number: own for part in arrived if part for number, own in part.items()}
+        assert_same_outcome(found, alone(case, size), seed)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_every_system_arrives_once_and_bit_for_bit(size):
+    results(run_ranks(any_pipeline, size, size, range(2), limit=100))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_every_system_arrives_once_and_bit_for_bit_in_many_cases(size):
+    results(run_ranks(any_pipeline, size, size, range(2, 150), limit=1200))
+
+
+# ---------------------------------------------------------------- ways to run one
+
+
+def in_step_and_from_a_batch(rank):
+    """Run from a batch, in step with the other rank, and again turn by turn."""
+    arrived, distances = [], DISTANCES[:4]
+    for turn_by_turn in (False, True):
+        data = inputs(distances)
+        source = SizeAwareSampler(data, max_batch_size=2) if turn_by_turn else None
+        stages = [
+            relax(source, buffer_config=ROOM, max_batch_size=2),
+            heat(buffer_config=ROOM, max_batch_size=2),
+        ]
+        pipe = DistributedPipeline(dict(enumerate(stages)), synchronized=not turn_by_turn)
+        with pipe:
+            if turn_by_turn:
+                while pipe.step():
+                    continue
+            else:
+                pipe.run(Batch.from_data_list(data))
+            if pipe.local_stage.is_final_stage:
+                arrived.append(outcome_of(pipe.local_stage.sinks[0].read()))
+        assert torch.distributed.is_initialized()  # whoever made the group ends it
+    return arrived
+
+
+def test_however_a_pipeline_is_run_systems_do_the_same():
+    _, (first, second) = results(run_ranks(in_step_and_from_a_batch, 2))
+    assert_same_outcome(first, second)
+    assert len(first) == 4
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_runs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text()
+    pattern = r"^```py\n(.*?)^```.*?script.py\n(.*?)\n```"
+    script, output = re.search(pattern, page, re.DOTALL | re.MULTILINE).groups()
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == output, done.stderr

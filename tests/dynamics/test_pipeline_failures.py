@@ -1,0 +1,149 @@
+"""Where a rank of a pipeline fails, the others end, and say which rank it was and why."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+import torch
+
+from nvdyn_ase.dynamics import (
+    FIRE,
+    NVE,
+    BufferConfig,
+    ConvergenceHook,
+    DistributedPipeline,
+    HookStageEnum,
+    SizeAwareSampler,
+)
+from tests.dynamics.streams import Moody, identities, inputs
+from tests.ranks import results, run_ranks
+from tests.wells import Well
+
+ROOM = BufferConfig(num_systems=2, num_nodes=8, num_edges=0)
+OTHER = BufferConfig(num_systems=1, num_nodes=8, num_edges=0)
+
+
+class AtStep:
+    """Does something in a step."""
+
+    stage, frequency = HookStageEnum.AFTER_COMPUTE, 1
+
+    def __init__(self, action, step=3):
+        self.action, self.step = action, step
+
+    def __call__(self, batch, dynamics):
+        if dynamics.step_count >= self.step:
+            self.action()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def give_up():
+    raise ArithmeticError("a hook gave up")
+
+
+def three_stages(guilty, hook, sinks=None, room=ROOM, last_room=ROOM):
+    """Return a pipeline of three stages, one of which has a hook."""
+    hooks = [[hook] if hook is not None and rank == guilty else [] for rank in range(3)]
+    model, limit = Well(), ConvergenceHook.from_fmax(0.05)
+    source = SizeAwareSampler(inputs([0.5, 1.5, 0.9] * 4), max_batch_size=3)
+    first = FIRE(
+        model,
+        hooks=hooks[0],
+        convergence_hook=limit,
+        n_steps=9,
+        sampler=source,
+        buffer_config=room,
+    )
+    second = NVE(model, hooks=hooks[1], dt=0.2, n_steps=6, buffer_config=room)
+    third = NVE(model, hooks=hooks[2], dt=0.2, n_steps=6, buffer_config=last_room, sinks=sinks)
+    return DistributedPipeline({0: first, 1: second, 2: third})
+
+
+def run(rank, guilty, action):
+    sinks = [Moody(99, {1})] if action == "sink" else None
+    acts = {"dies": die, "raises": give_up}
+    hook = AtStep(acts[action]) if action in acts else None
+    room = BufferConfig(num_systems=2, num_nodes=3, num_edges=0) if action == "large" else ROOM
+    with three_stages(guilty, hook, sinks, room, room) as pipe:
+        return pipe.run()
+
+
+DEAD = "its process has died|store of the process group"
+CASES = [
+    (1, "dies", DEAD),
+    pytest.param(0, "dies", DEAD, marks=pytest.mark.slow),
+    pytest.param(2, "dies", DEAD, marks=pytest.mark.slow),
+    (1, "raises", "ArithmeticError: a hook gave up"),
+    (2, "sink", "SinkError: .*the disk is on fire"),
+    (0, "large", "structure 2: it has 4 atoms and 0 pairs, and the buffers .* num_nodes=3"),
+]
+
+
+@pytest.mark.parametrize(("guilty", "action", "reason"), CASES)
+def test_the_others_end_and_name_the_rank_and_the_reason(guilty, action, reason):
+    begun = time.monotonic()
+    found = run_ranks(run, 3, guilty, action, init=False, limit=30)
+    assert time.monotonic() - begun < 30
+    for rank, value in enumerate(found):
+        if rank == guilty:
+            assert value is None if action == "dies" else value[0] == "raised"
+            continue
+        kind, (name, message, trace) = value
+        assert (kind, name) == ("raised", "PipelineError"), trace
+        pattern = rf"rank {guilty} of the pipeline has failed: .*({reason})"
+        assert re.search(pattern, message, re.DOTALL), message
+
+
+# ---------------------------------------------------------------- what is wrong from the start
+
+
+def begin(rank, pipe):
+    pipe.setup()
+
+
+@pytest.mark.parametrize(
+    ("last_room", "size", "error", "message"),
+    [
+        (ROOM, 2, "RuntimeError", "need 3 ranks, and there are 2"),
+        (OTHER, 3, "ValueError", "buffers of stages 1 and 2 must be equal"),
+        (None, 3, "ValueError", "stage 2 .* buffer_config"),
+    ],
+)
+def test_what_cannot_run_says_so_on_every_rank(last_room, size, error, message):
+    pipe = three_stages(0, None, last_room=last_room)
+    for kind, (name, text, _) in run_ranks(begin, size, pipe, init=False):
+        assert (kind, name) == ("raised", error)
+        assert re.search(message, text), text
+
+
+# ---------------------------------------------------------------- full sinks
+
+
+def fill_twice(rank):
+    """Run into a full sink, make room, and run again."""
+    sinks = [Moody(5)]
+    with three_stages(0, None, sinks) as pipe:
+        left, runs = [], 0
+        while True:
+            back = pipe.run()
+            left += identities(back)
+            runs += 1
+            more = torch.tensor([0 if pipe.local_stage.done else 1])
+            torch.distributed.all_reduce(more)
+            if pipe.local_stage.is_final_stage and len(sinks[0]):
+                left += identities(sinks[0].drain())
+            if not more:
+                break
+        return left, runs
+
+
+def test_a_full_sink_stops_all_ranks_and_loses_nothing():
+    found = results(run_ranks(fill_twice, 3))
+    left, runs = found[2]
+    assert sorted(left) == list(range(12))
+    assert runs == found[0][1] > 1
