@@ -28,7 +28,7 @@ def refuse_impossible(options: Mapping[str, Any], several: bool) -> None:
         value = options.get(name)
         if value is None or isinstance(value, Schedule):
             continue
-        each = list(value) if np.ndim(value) or isinstance(value, (list, tuple)) else [value]
+        each = list(value) if isinstance(value, (list, tuple)) or np.ndim(value) else [value]
         for index, own in enumerate(each):
             if isinstance(own, Schedule):
                 continue
