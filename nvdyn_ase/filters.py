@@ -6,4 +6,8 @@ ASE's own classes. A filter in a list is moved by the engine; see ``nvdyn_ase.at
 
 from ase.filters import ExpCellFilter, Filter, FrechetCellFilter, StrainFilter, UnitCellFilter
 
+from nvdyn_ase.rest_of_ase import rest_of_module
+
 __all__ = ["ExpCellFilter", "Filter", "FrechetCellFilter", "StrainFilter", "UnitCellFilter"]
+
+__getattr__ = rest_of_module(__name__)

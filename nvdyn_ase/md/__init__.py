@@ -14,7 +14,9 @@ from nvdyn_ase.md.nose_hoover_chain import (
 )
 from nvdyn_ase.md.nptberendsen import Inhomogeneous_NPTBerendsen, NPTBerendsen
 from nvdyn_ase.md.nvtberendsen import NVTBerendsen
+from nvdyn_ase.md.velocitydistribution import thermalize_momenta
 from nvdyn_ase.md.verlet import VelocityVerlet
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = [
     "MTKNPT",
@@ -31,4 +33,7 @@ __all__ = [
     "NoseHooverChainNVT",
     "StochasticCellRescaling",
     "VelocityVerlet",
+    "thermalize_momenta",
 ]
+
+__getattr__ = rest_of_module(__name__)

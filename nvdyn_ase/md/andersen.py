@@ -11,6 +11,7 @@ from nvdyn_ase.md.parameters import AtomsField, GivenParameter
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class Andersen(StochasticFacade, ase.md.andersen.Andersen):
@@ -96,3 +97,6 @@ class Andersen(StochasticFacade, ase.md.andersen.Andersen):
             andersen_prob=self.__dict__["andersen_prob"],
             fixcm=self.fix_com,
         )
+
+
+__getattr__ = rest_of_module(__name__)

@@ -11,6 +11,7 @@ from nvdyn_ase.md.parameters import GivenParameter, first_number
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class Bussi(StochasticFacade, ase.md.bussi.Bussi):
@@ -97,3 +98,6 @@ class Bussi(StochasticFacade, ase.md.bussi.Bussi):
             temperature=type(self).temp.for_engine(self),
             taut=self.__dict__["taut"],
         )
+
+
+__getattr__ = rest_of_module(__name__)

@@ -11,6 +11,7 @@ from nvdyn_ase.md.parameters import AtomsField, GivenParameter
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class Langevin(StochasticFacade, ase.md.langevin.Langevin):
@@ -104,3 +105,6 @@ class Langevin(StochasticFacade, ase.md.langevin.Langevin):
         scheduled = any(isinstance(value, Schedule) for value in (self.temp, self.fr))
         if self._single and not scheduled:
             super().updatevars()
+
+
+__getattr__ = rest_of_module(__name__)

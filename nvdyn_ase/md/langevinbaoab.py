@@ -13,6 +13,7 @@ from nvdyn_ase.md.parameters import check_lengths, first_number
 from nvdyn_ase.md.stochastic import StochasticFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 #: What ASE's code derives from its parameters, and the engine keeps in its own state.
 _DERIVED = ("gamma", "barostat_gamma", "BAOAB_prefactor", "_barostat_BAOAB_prefactor", "gamma_mod")
@@ -234,3 +235,6 @@ def _as_generators(rng: Any) -> Any:
     if rng is None or rng is np.random or isinstance(rng, np.random.Generator):
         return rng
     return np.random.default_rng(rng)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -11,7 +11,9 @@ from ase.parallel import world
 
 from nvdyn_ase.md.batch_table import BatchTable
 from nvdyn_ase.md.standing import Standing
+from nvdyn_ase.optimize.system_logs import one_for_each
 from nvdyn_ase.optimize.trajectories import one_each
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["MDLogger"]
 
@@ -71,7 +73,7 @@ class MDLogger(ase.md.logger.MDLogger):
         self.atoms: Any
         self.atoms, self.stress, self.peratom = atoms, stress, peratom
         options: dict[str, bool] = {"header": header, "stress": stress, "peratom": peratom}
-        if isinstance(logfile, (list, tuple)) or "{index}" in str(logfile):
+        if one_for_each(logfile):
             files = one_each(logfile, len(atoms), "log", "logs")
             files = [self._file(file, mode, comm) for file in files]
             self._table = SystemTables(dyn, atoms, files, **options)
@@ -168,3 +170,6 @@ class Clock:
     def get_time(self) -> float:
         """Return the time of a system, in ASE units."""
         return self.time
+
+
+__getattr__ = rest_of_module(__name__)

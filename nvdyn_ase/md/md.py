@@ -12,6 +12,8 @@ from nvdyn_ase.dynamics import Schedule
 from nvdyn_ase.md.logger import MDLogger
 from nvdyn_ase.md.parameters import check_lengths, given
 from nvdyn_ase.optimize.facade import EngineFacade
+from nvdyn_ase.optimize.system_logs import one_for_each
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["MDLogger", "MolecularDynamics", "MolecularDynamicsFacade", "process_temperature"]
 
@@ -40,7 +42,8 @@ class MolecularDynamicsFacade(EngineFacade):
             **options,
         )
         if several and logfile is not None:
-            log = MDLogger(self, list(atoms), logfile, peratom=True, comm=self.comm)
+            per_atom = not one_for_each(logfile)  # ASE's own table has totals
+            log = MDLogger(self, list(atoms), logfile, peratom=per_atom, comm=self.comm)
             self.attach(self.closelater(log), options.get("loginterval", 1))
 
     @staticmethod
@@ -88,3 +91,6 @@ class MolecularDynamicsFacade(EngineFacade):
         times = np.broadcast_to(np.ravel(self.get_time()), len(driver.atoms))
         steps = driver.column("steps")
         return times - (steps.max() - steps) * np.asarray(self.dt)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -15,6 +15,7 @@ from nvdyn_ase.md.conserving import ConservingFacade
 from nvdyn_ase.md.parameters import GivenParameter
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["MelchionnaNPT", "WeakMethodWrapper"]
 
@@ -259,3 +260,6 @@ class MelchionnaNPT(ConservingFacade, ase.md.melchionna.MelchionnaNPT):
                     f"{self.classname}: Setting the center-of-mass momentum to zero (was {numbers})"
                 )
             atoms.set_momenta(atoms.get_momenta() - momentum / len(atoms))
+
+
+__getattr__ = rest_of_module(__name__)

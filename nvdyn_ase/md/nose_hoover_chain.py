@@ -18,6 +18,7 @@ from nvdyn_ase.md.conserving import ConservingFacade
 from nvdyn_ase.md.parameters import first_number
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = [
     "MTKNPT",
@@ -377,3 +378,6 @@ class MaskedMTKNPT(MTKNPT, ase.md.nose_hoover_chain.MaskedMTKNPT):
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.MTKNPT:
         return self._with_cell(dynamics.MaskedMTKNPT, model, mask=self.mask)
+
+
+__getattr__ = rest_of_module(__name__)

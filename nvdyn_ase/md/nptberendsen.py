@@ -10,6 +10,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.md.nvtberendsen import NVTBerendsen
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["Inhomogeneous_NPTBerendsen", "NPTBerendsen"]
 
@@ -157,3 +158,6 @@ class Inhomogeneous_NPTBerendsen(  # noqa: N801
         if self._driver is not None:
             self._driver.set_parameter("mask", value)
         self.__dict__["mask"] = value
+
+
+__getattr__ = rest_of_module(__name__)

@@ -8,6 +8,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.md.md import MolecularDynamicsFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 # ASE's own, also where somebody puts the facade in its place.
 _ASE = ase.md.nvtberendsen.NVTBerendsen
@@ -75,3 +76,6 @@ class NVTBerendsen(MolecularDynamicsFacade, _ASE):
     def _make_engine(self, model: BaseModelMixin) -> dynamics.NVTBerendsen:
         options = {name: self.__dict__[name] for name in ("dt", "temperature", "taut")}
         return dynamics.NVTBerendsen(model, fixcm=self.fix_com, **options)
+
+
+__getattr__ = rest_of_module(__name__)

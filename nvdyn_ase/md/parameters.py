@@ -46,11 +46,12 @@ class GivenParameter(EngineParameter):
     def __init__(self, name: str, unit: float = 1.0) -> None:
         super().__init__(name)
         self.unit = unit
+        self._argument = "temperature_K" if name == "temperature" else name
 
     def for_engine(self, facade: Any) -> Any:
         """Return what was given as the engine takes it."""
         value = facade.__dict__[self.attribute]
-        taken = as_engine_takes(self.attribute, value, facade._single, self.unit)
+        taken = as_engine_takes(self._argument, value, facade._single, self.unit)
         facade.__dict__[f"{self.attribute} in the engine"] = taken
         return taken
 

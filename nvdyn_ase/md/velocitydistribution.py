@@ -10,6 +10,8 @@ import numpy as np
 from ase import Atoms
 from ase.md.velocitydistribution import PhononHarmonics, UnitError, n_BE, phonon_harmonics
 
+from nvdyn_ase.rest_of_ase import rest_of_module
+
 __all__ = [
     "MaxwellBoltzmannDistribution",
     "PhononHarmonics",
@@ -93,3 +95,5 @@ thermalize_momenta = _several(theirs.thermalize_momenta)
 Stationary = _several(theirs.Stationary)
 ZeroRotation = _several(theirs.ZeroRotation)
 force_temperature = _several(theirs.force_temperature)
+
+__getattr__ = rest_of_module(__name__)

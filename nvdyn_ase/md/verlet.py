@@ -8,6 +8,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.md.md import MolecularDynamicsFacade
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class VelocityVerlet(MolecularDynamicsFacade, ase.md.verlet.VelocityVerlet):
@@ -55,3 +56,6 @@ class VelocityVerlet(MolecularDynamicsFacade, ase.md.verlet.VelocityVerlet):
 
     def _make_engine(self, model: BaseModelMixin) -> dynamics.NVE:
         return dynamics.NVE(model, dt=self.__dict__["dt"])
+
+
+__getattr__ = rest_of_module(__name__)

@@ -10,8 +10,9 @@ from nvdyn_ase.optimize.lbfgs import LBFGS, LBFGSLineSearch
 from nvdyn_ase.optimize.mdmin import MDMin
 from nvdyn_ase.optimize.ode import ODE12r
 from nvdyn_ase.optimize.oldqn import GoodOldQuasiNewton
-from nvdyn_ase.optimize.optimize import RestartError as RestartError
+from nvdyn_ase.optimize.optimize import RestartError
 from nvdyn_ase.optimize.rfo import RFO
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 QuasiNewton = BFGSLineSearch
 
@@ -29,4 +30,7 @@ __all__ = [
     "MDMin",
     "ODE12r",
     "QuasiNewton",
+    "RestartError",
 ]
+
+__getattr__ = rest_of_module(__name__)

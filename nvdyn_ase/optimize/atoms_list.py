@@ -121,7 +121,17 @@ class AtomsList(Optimizable):
 
     def get_number_of_degrees_of_freedom(self) -> np.ndarray:
         """Return the number of degrees of freedom of each system, (B,)."""
-        return np.array([atoms.get_number_of_degrees_of_freedom() for atoms in self.systems])
+        counts = []
+        for index, atoms in enumerate(self.systems):
+            try:
+                counts.append(atoms.get_number_of_degrees_of_freedom())
+            except NotImplementedError:
+                kinds = ", ".join(type(constraint).__name__ for constraint in atoms.constraints)
+                raise NotImplementedError(
+                    f"structure {index}: ASE does not know how many degrees of freedom its "
+                    f"constraints ({kinds}) leave, which this thermostat needs"
+                ) from None
+        return np.array(counts)
 
     def get_kinetic_energy(self) -> float:
         """Return the sum of the kinetic energies, eV."""

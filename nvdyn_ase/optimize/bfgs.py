@@ -16,6 +16,7 @@ from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.hessians import EngineHessian, matrices_of, put_matrices
 from nvdyn_ase.optimize.one_at_a_time import OneAtATime
 from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class BFGS(OptimizerFacade, ase.optimize.bfgs.BFGS):
@@ -147,3 +148,6 @@ class BFGS(OptimizerFacade, ase.optimize.bfgs.BFGS):
 
 class oldBFGS(OneAtATime, ase.optimize.bfgs.oldBFGS):  # noqa: N801
     """``ase.optimize.bfgs.oldBFGS`` as it is; it takes one Atoms."""
+
+
+__getattr__ = rest_of_module(__name__)

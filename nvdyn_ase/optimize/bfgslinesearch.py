@@ -14,6 +14,7 @@ from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.hessians import matrices_of, put_matrices
 from nvdyn_ase.optimize.line_search import SearchAttribute, SearchingFacade
 from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 _LEARNER: Any = ase.optimize.bfgslinesearch.BFGSLineSearch
 
@@ -181,3 +182,6 @@ class BFGSLineSearch(SearchingFacade, ase.optimize.bfgslinesearch.BFGSLineSearch
             state[key] = torch.as_tensor(np.reshape(array, state[key].shape)).to(state[key])
         state["search"] = torch.zeros_like(state["search"])
         state["always"] = torch.ones_like(state["always"])
+
+
+__getattr__ = rest_of_module(__name__)

@@ -14,6 +14,8 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.bfgs import BFGS
 from nvdyn_ase.optimize.facade import per_system
+from nvdyn_ase.optimize.system_logs import SystemLogs
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = ["CellAwareBFGS", "calculate_isotropic_elasticity_tensor"]
 
@@ -126,7 +128,10 @@ class CellAwareBFGS(BFGS, ase.optimize.cellawarebfgs.CellAwareBFGS):
         return bool(self._met(gradient).all())
 
     def log(self, gradient: np.ndarray) -> None:
-        """Write a line: as in ASE for one, the progress of the batch for several."""
-        if self._driver is not None and self._single:
+        """Write a line: as in ASE for one or for each, or the progress of the batch for several."""
+        if self._driver is not None and (self._single or isinstance(self.logfile, SystemLogs)):
             self._driver.synchronise()  # ASE asks the Atoms
         super().log(gradient)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -16,6 +16,8 @@ from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.driver import AtomsDriver
+from nvdyn_ase.optimize.overridden import unheard
+from nvdyn_ase.optimize.refusals import refuse_impossible, unknown_argument
 from nvdyn_ase.optimize.seen_calculators import SeenCalculators
 from nvdyn_ase.optimize.trajectories import Trajectories
 
@@ -108,17 +110,18 @@ class EngineFacade(_Behind):
         several = isinstance(atoms, (list, tuple))
         files = {"trajectory": trajectory, "append_trajectory": append_trajectory}
         if items is None:
-            super().__init__(atoms, **files, **options)
+            self._construct(atoms, **files, **options)
             return
+        refuse_impossible(options | dict(getattr(self, "_given", {})), several)
         systems = [filtered(item) for item in items]
         self._single = not several
         if model is None:
             self._calculators = SeenCalculators(systems)
         foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
         if several:
-            super().__init__(AtomsList(items), **options)
+            self._construct(AtomsList(items), **options)
         else:
-            super().__init__(items[0], **files, **options)
+            self._construct(items[0], **files, **options)
         given, model = model, model_for(systems, model)  # ASE's complaints come first
         if errors := without_stress(items, None if given is None else model):
             raise errors[0]
@@ -132,6 +135,15 @@ class EngineFacade(_Behind):
         if several and trajectory is not None:
             self._attach_trajectories(trajectory, append_trajectory, options)
 
+    def _construct(self, atoms: Any, **options: Any) -> None:
+        """Call ASE's constructor; what it does not know is told in the name of this class."""
+        try:
+            super().__init__(atoms, **options)
+        except TypeError as error:
+            if (clear := unknown_argument(error, type(self), options)) is None:
+                raise
+            raise clear from None
+
     def _for_engine(self, atoms: Any, model: Any, engine: bool | None) -> Sequence[Any] | None:
         """Return what an engine is to move, or None if ASE's own code is to run.
 
@@ -140,9 +152,11 @@ class EngineFacade(_Behind):
         ValueError
             An empty list.
         TypeError
-            A list of something that an engine cannot move.
+            A list of something that an engine cannot move, or a subclass that overrides what the
+            engine would not call.
         """
         name = type(self).__name__
+        own = unheard(type(self))
         if isinstance(atoms, (list, tuple)):
             if not atoms:
                 raise ValueError(f"{name} was given an empty list; give it one Atoms or more")
@@ -150,16 +164,36 @@ class EngineFacade(_Behind):
                 if (reason := self._why_not(item)) is not None:
                     raise TypeError(f"{name} cannot take item {index} in a list: {reason}")
             _refuse_twins([filtered(item) for item in atoms])
+            self._refuse_overridden(own)
             return atoms
+        if not hasattr(atoms, "__ase_optimizable__"):
+            kind = type(atoms).__name__
+            raise TypeError(f"{name} takes one Atoms or a list of them, not a {kind}; give a list")
         always = os.environ.get("NVDYN_ASE_ENGINE") == "always" if engine is None else engine
         reason = self._why_not(atoms)
         if engine is None and model is None and reason is None and filtered(atoms).calc is None:
             return None  # ASE takes a calculator until the run begins
+        if own and engine is None and model is None:
+            return None  # an environment variable does not break a class that ASE's code runs
         if reason is None and (model is not None or always):
+            self._refuse_overridden(own)
             return [atoms]
         if model is not None or engine:
-            raise TypeError(f"{name}: model= and engine= need something else: {reason}")
+            asked = (
+                "scaled=True needs"
+                if getattr(self, "_scaled", False)
+                else "model= and engine= need"
+            )
+            raise TypeError(f"{name}: {asked} something else: {reason}")
         return None
+
+    def _refuse_overridden(self, methods: Sequence[str]) -> None:
+        """Raise TypeError if there are methods of the user's that the engine would not call."""
+        if methods:
+            raise TypeError(
+                f"{type(self).__name__} overrides {', '.join(methods)}, which the engine does not "
+                "call; give it one Atoms at a time, which ASE's code moves, or override step"
+            )
 
     @staticmethod
     def _why_not(item: Any) -> str | None:
@@ -261,7 +295,8 @@ class EngineFacade(_Behind):
 
     def _is_plain(self) -> bool:
         """Say whether nobody looks at a step: no observer, no log, nothing replaced by the user."""
-        logs = getattr(getattr(self, "logfile", None), "_logfile", None) is not None
+        log = getattr(self, "logfile", None)
+        logs = getattr(log, "_logfile", log) is not None  # ASE's has None behind it
         return not logs and not self.observers and not self._replaced()
 
     def _replaced(self) -> frozenset[str]:

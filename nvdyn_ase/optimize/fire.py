@@ -14,6 +14,7 @@ from nvdyn_ase.dynamics.optimizers.fire import FIREConstants
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
@@ -183,3 +184,6 @@ class FIRE(OptimizerFacade, ase.optimize.fire.FIRE):
 
     def _take_single_restart(self) -> None:
         self.vel = self.__dict__["vel"]
+
+
+__getattr__ = rest_of_module(__name__)

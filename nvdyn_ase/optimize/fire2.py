@@ -12,6 +12,7 @@ from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.optimize import OptimizerFacade
 from nvdyn_ase.optimize.velocity import EngineVelocity
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class FIRE2(OptimizerFacade, ase.optimize.fire2.FIRE2):
@@ -128,3 +129,6 @@ class FIRE2(OptimizerFacade, ase.optimize.fire2.FIRE2):
 
     def _take_single_restart(self) -> None:
         self.v = self.__dict__["v"]
+
+
+__getattr__ = rest_of_module(__name__)

@@ -14,6 +14,7 @@ from nvdyn_ase.data import Batch
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.line_search import SearchingFacade
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class LBFGS(SearchingFacade, ase.optimize.lbfgs.LBFGS):
@@ -224,3 +225,6 @@ class History(NamedTuple):
         for key, array in fields.items():
             state[key] = torch.as_tensor(array).to(state["last_coordinates"])
         state["pairs"] = torch.full_like(state["pairs"], pairs)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -11,6 +11,7 @@ from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
 from nvdyn_ase.optimize.hessians import matrices_of, put_matrices
 from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton):
@@ -171,3 +172,6 @@ class GoodOldQuasiNewton(OptimizerFacade, ase.optimize.oldqn.GoodOldQuasiNewton)
         self._driver.close()
         self._seen = True
         put_matrices(self._driver.state(), "hessian", [hessian] if self._single else hessian)
+
+
+__getattr__ = rest_of_module(__name__)

@@ -36,7 +36,11 @@ def refuse_several(atoms: Any, name: str, package: str = "nvdyn_ase.optimize") -
         return
     module = importlib.import_module(package)
     known = [(item, getattr(module, item)) for item in module.__all__]
-    several = [item for item, kind in known if issubclass(kind, EngineFacade)]
+    several = [item for item, kind in known if _takes_several(kind)]
     raise TypeError(
         f"{name} takes one Atoms at a time; {', '.join(several)} of {package} take a list"
     )
+
+
+def _takes_several(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, EngineFacade)

@@ -24,7 +24,9 @@ from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.optimize.atoms_list import AtomsList
 from nvdyn_ase.optimize.facade import EngineFacade, per_system
 from nvdyn_ase.optimize.state_file import read_state, write_state
+from nvdyn_ase.optimize.system_logs import SystemLine, SystemLogs, one_for_each
 from nvdyn_ase.optimize.trajectories import one_each
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -44,6 +46,31 @@ class OptimizerFacade(EngineFacade):
     _constants: ClassVar[tuple[str, ...]] = ()  # parameters that a restart file does not overrule
     #: What else has to be below a limit than ``fmax``, with the limit by default.
     _further_limits: ClassVar[Mapping[str, float]] = MappingProxyType({})
+
+    def _open(self, atoms: Any, *args: Any, **options: Any) -> None:
+        """Choose who runs, and for a list whether there is a log for each."""
+        logfile = options.get("logfile")
+        several = isinstance(atoms, (list, tuple)) and one_for_each(logfile)
+        super()._open(atoms, *args, **(options | {"logfile": None} if several else options))
+        if several:
+            self.logfile: Any = SystemLogs(logfile, len(atoms), self.comm)
+
+    def irun(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a generator, as in ASE; it yields whether all systems have converged."""
+        self._refuse_steps(*args, **kwargs)
+        return super().irun(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> bool:
+        """Run, as in ASE; return whether all systems have converged."""
+        self._refuse_steps(*args, **kwargs)
+        return super().run(*args, **kwargs)
+
+    def _refuse_steps(self, fmax: Any = None, steps: Any = None, **more: Any) -> None:
+        """Raise TypeError for steps that are not one number."""
+        if np.ndim(steps):
+            raise TypeError(
+                f"steps of {type(self).__name__} is one number, for all systems, not {steps!r}"
+            )
 
     @property
     def fmax(self) -> Any:
@@ -69,9 +96,15 @@ class OptimizerFacade(EngineFacade):
         return AtomsList(self._driver.items).gradient_norms(gradient) < np.asarray(self.fmax)
 
     def log(self, gradient: np.ndarray) -> None:
-        """Write a line: as in ASE for one Atoms, the progress of the batch for several."""
+        """Write a line: as in ASE for one Atoms, the progress of the batch for several.
+
+        With a log for each system, this is ASE's line of each that has moved.
+        """
         if self._driver is None or self._single:
             super().log(gradient)
+            return
+        if isinstance(self.logfile, SystemLogs):
+            self._log_each(self.logfile, gradient)
             return
         name, now = type(self).__name__, time.strftime("%H:%M:%S")
         outcomes = self._driver.outcomes()
@@ -86,6 +119,19 @@ class OptimizerFacade(EngineFacade):
             f"{name}: {self.nsteps:5d} {now} {len(outcomes):8d} {done:10d} {failed:7d} "
             f"{energy:12.6f} {self.optimizable.gradient_norm(gradient):11.6f}\n"
         )
+
+    def _log_each(self, logs: SystemLogs, gradient: np.ndarray) -> None:
+        driver = self._driver
+        assert driver is not None
+        batch = driver.gather()
+        energies = driver.engine.energy(batch).detach().view(-1).tolist()
+        norms = AtomsList(driver.items).gradient_norms(gradient).tolist()
+        steps, failed = driver.column("steps"), driver.outcomes() >= Outcome.NAN
+        calls = np.broadcast_to(getattr(self, "force_calls", 0), len(steps)).tolist()
+        ases_log = super().log.__func__
+        for row in logs.due(steps, failed):
+            own = (driver.items[row], int(steps[row]), calls[row], energies[row], norms[row])
+            ases_log(SystemLine(self, *own, logs.files[row]), gradient)
 
     # ---------------------------------------------------------------- restart
 
@@ -151,3 +197,6 @@ class OptimizerFacade(EngineFacade):
                 state[key] = tensor
         driver.filters.restore(filters)
         driver.take_up_changes()
+
+
+__getattr__ = rest_of_module(__name__)

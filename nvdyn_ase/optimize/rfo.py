@@ -9,6 +9,7 @@ from nvdyn_ase import dynamics
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.optimize.bfgs import BFGS
 from nvdyn_ase.optimize.facade import EngineParameter, per_system
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 
 class RFO(BFGS, ase.optimize.rfo.RFO):
@@ -50,3 +51,6 @@ class RFO(BFGS, ase.optimize.rfo.RFO):
             super().initialize()
         else:
             BFGS.initialize(self)
+
+
+__getattr__ = rest_of_module(__name__)

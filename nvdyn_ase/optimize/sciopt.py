@@ -9,6 +9,7 @@ from ase.optimize.sciopt import (
 )
 
 from nvdyn_ase.optimize.one_at_a_time import OneAtATime
+from nvdyn_ase.rest_of_ase import rest_of_module
 
 __all__ = [
     "Converged",
@@ -36,3 +37,6 @@ class SciPyFminCG(OneAtATime, ase.optimize.sciopt.SciPyFminCG):
 
 class SciPyFminPowell(OneAtATime, ase.optimize.sciopt.SciPyFminPowell):
     """``ase.optimize.sciopt.SciPyFminPowell`` as it is; it takes one Atoms."""
+
+
+__getattr__ = rest_of_module(__name__)

@@ -1,5 +1,6 @@
 """One trajectory file per system, each ending at its own last step."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,19 @@ def _is_empty(target: Any) -> bool:
     return len(target) == 0
 
 
+_INDEX = re.compile(r"\{index(:[^{}]*)?\}")
+
+
+def has_index(name: Any) -> bool:
+    """Say whether a name has ``{index}`` in it, also with a format as ``{index:03d}``."""
+    return isinstance(name, (str, Path)) and _INDEX.search(str(name)) is not None
+
+
+def _numbered(name: str | Path, index: int) -> Path:
+    """Return a name with the number of a system in it."""
+    return Path(_INDEX.sub(lambda found: found[0].format(index=index), str(name)))
+
+
 def one_each(
     targets: Any, count: int, kind: str = "trajectory", plural: str = "trajectories"
 ) -> list[Any]:
@@ -92,7 +106,7 @@ def one_each(
     Parameters
     ----------
     targets
-        One of them per system, or one path with ``{index}`` in it.
+        One of them per system, or one path with ``{index}`` in it, or ``{index:03d}``.
     count
         Systems.
     kind, plural
@@ -104,12 +118,12 @@ def one_each(
         Not one target per system, or one path without ``{index}`` for several systems.
     """
     if isinstance(targets, (str, Path)):
-        if count > 1 and "{index}" not in str(targets):
+        if count > 1 and not has_index(targets):
             raise ValueError(
                 f"{count} structures cannot share the {kind} {str(targets)!r}; put {{index}} "
                 "into its name, or give a list of names"
             )
-        return [Path(str(targets).replace("{index}", str(index))) for index in range(count)]
+        return [_numbered(targets, index) for index in range(count)]
     if hasattr(targets, "write"):
         targets = [targets]
     if len(targets) != count:

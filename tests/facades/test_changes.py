@@ -13,7 +13,7 @@ from ase.constraints import FixAtoms
 from ase.io import read
 
 from nvdyn_ase.dynamics import LoggingHook, Outcome
-from nvdyn_ase.md import VelocityVerlet
+from nvdyn_ase.md import Langevin, VelocityVerlet
 from nvdyn_ase.optimize import FIRE, FIRE2, MDMin
 from nvdyn_ase.optimize.driver import AtomsDriver
 from tests.facades.test_lists import Silent, metals
@@ -357,3 +357,15 @@ def test_files_that_go_on_have_as_many_images_as_ases(fmax, tmp_path):
     for index in range(2):
         counts = [len(read(tmp_path / f"{name}{index}.traj", ":")) for name in ("", "ase-")]
         assert counts[0] == counts[1]
+
+
+def test_a_time_step_set_on_langevin_of_a_list_is_set_timestep():
+    ends = []
+    for setter in (lambda d: setattr(d, "dt", 0.1), lambda d: d.set_timestep(0.1)):
+        systems = metals(2)
+        dynamics = Langevin(systems, 0.2, temperature_K=300, friction=0.1, fixcm=False, seed=1)
+        dynamics.run(2)
+        setter(dynamics)
+        dynamics.run(3)
+        ends.append([atoms.positions for atoms in systems])
+    np.testing.assert_array_equal(ends[0], ends[1])

@@ -71,6 +71,18 @@ def test_a_file_for_each_has_ases_table_of_it(form, options, constrained, tmp_pa
     assert texts == list(ases_tables(constrained, **options))
 
 
+@pytest.mark.parametrize("pattern", [False, True])
+def test_logfile_of_an_integrator_gives_ases_default_table_of_each(pattern, tmp_path):
+    files = [io.StringIO() for _ in DT]
+    log = str(tmp_path / "{index}.log") if pattern else files
+    VelocityVerlet(metals(), DT, logfile=log, loginterval=3).run(9)
+    for row, (atoms, dt) in enumerate(zip(metals(), DT, strict=True)):
+        file = io.StringIO()
+        ase.md.VelocityVerlet(atoms, dt, logfile=file, loginterval=3).run(9)
+        ours = (tmp_path / f"{row}.log").read_text() if pattern else files[row].getvalue()
+        assert ours == file.getvalue()
+
+
 def test_one_atoms_has_ases_log():
     files = io.StringIO(), io.StringIO()
     for logger, file in zip((MDLogger, ase.md.MDLogger), files, strict=True):

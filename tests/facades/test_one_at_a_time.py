@@ -12,14 +12,11 @@ import nvdyn_ase.optimize
 from nvdyn_ase.optimize.optimize import OptimizerFacade
 from tests.facades.test_lists import metals
 
-#: Parts of optimizers that nobody gives Atoms to; they are ASE's and stay there.
-INNER = {"gpmin.gp", "gpmin.kernel", "gpmin.prior", "precon.neighbors", "precon.precon"}
-
 
 def modules():
     packages = pkgutil.walk_packages(ase.optimize.__path__, "ase.optimize.")
     names = (info.name.removeprefix("ase.optimize.") for info in packages)
-    return [name for name in names if not name.startswith("test") and name not in INNER]
+    return [name for name in names if not name.startswith("test")]
 
 
 def optimizers(name):

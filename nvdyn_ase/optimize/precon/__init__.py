@@ -16,6 +16,7 @@ from ase.optimize.precon import (
 from nvdyn_ase.optimize.one_at_a_time import OneAtATime
 from nvdyn_ase.optimize.precon.fire import PreconFIRE
 from nvdyn_ase.optimize.precon.lbfgs import PreconLBFGS
+from nvdyn_ase.rest_of_ase import rest_of_module, rest_of_package
 
 __all__ = [
     "C1",
@@ -35,3 +36,7 @@ __all__ = [
 
 class PreconODE12r(OneAtATime, ase.optimize.precon.PreconODE12r):
     """``ase.optimize.precon.PreconODE12r`` as it is; it takes one Atoms."""
+
+
+__getattr__ = rest_of_module(__name__)
+rest_of_package(__name__)
