@@ -81,7 +81,7 @@ def _ended(job: RankJob, error: BaseException) -> int:
     """Say what has stopped the work, if nobody else does; return the exit status, or raise."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if isinstance(error, Stopped):
+    if _comes_of_stopping(error):
         return _stopped(job)
     if isinstance(error, RankError):
         return _told(job)
@@ -89,6 +89,15 @@ def _ended(job: RankJob, error: BaseException) -> int:
         return _failed(job, one_line(error))
     _failed(job, f"{type(error).__name__}: {one_line(error)}")
     raise error
+
+
+def _comes_of_stopping(error: BaseException | None) -> bool:
+    """Say whether something was stopped, or could not be closed as it was."""
+    while error is not None:
+        if isinstance(error, Stopped):
+            return True
+        error = error.__context__
+    return False
 
 
 def _status(job: RankJob, arguments: argparse.Namespace) -> int:

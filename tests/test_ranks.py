@@ -227,7 +227,8 @@ def test_launched_again_it_goes_on_by_itself():
     assert launched(line_of("FIRE"), 2, restarts=1) == [0, 0]
     assert ends("out.db") == expected
     again = launched(line_of("FIRE"), 2)
-    assert again == [2, 2]  # it exists, and nobody said --overwrite
+    assert again[0] == 2  # it exists, and nobody said --overwrite
+    assert again[1] in (2, -signal.SIGTERM)  # or the launcher has ended it before it could hear
 
 
 def test_ranks_have_their_output_alone(capfd):

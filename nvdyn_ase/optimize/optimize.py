@@ -57,16 +57,17 @@ class OptimizerFacade(EngineFacade):
 
     def irun(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a generator, as in ASE; it yields whether all systems have converged."""
-        self._refuse_steps(*args, **kwargs)
+        self._refuse_steps(args, kwargs.get("steps"))
         return super().irun(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> bool:
         """Run, as in ASE; return whether all systems have converged."""
-        self._refuse_steps(*args, **kwargs)
+        self._refuse_steps(args, kwargs.get("steps"))
         return super().run(*args, **kwargs)
 
-    def _refuse_steps(self, fmax: Any = None, steps: Any = None, **more: Any) -> None:
-        """Raise TypeError for steps that are not one number."""
+    def _refuse_steps(self, args: tuple[Any, ...], steps: Any) -> None:
+        """Raise TypeError for steps that are not one number; they are the last that run takes."""
+        steps = args[-1] if steps is None and len(args) > 1 else steps
         if np.ndim(steps):
             raise TypeError(
                 f"steps of {type(self).__name__} is one number, for all systems, not {steps!r}"

@@ -41,7 +41,9 @@ def ases_tables(name):
         getattr(ase.optimize, name)(item, logfile=file).run(fmax=0.3, steps=12)
         # GoodOldQuasiNewton also tells of its search there, which a list does not.
         table = [
-            line for line in lines(file.getvalue()) if not line or line[0] in ("Step", f"{name}:")
+            line
+            for line in lines(file.getvalue())
+            if not line or line[0] in ("Step", "Step[", f"{name}:")
         ]
         yield table
 
