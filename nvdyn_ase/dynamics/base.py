@@ -293,8 +293,7 @@ class BaseDynamics(InflightBatching, Communicating, Saving, WhoMoves):
             masked(update, batch, self.state, fields, active, self._writes_in_place)
         constraints.only_failures_of(active.system, before)
         raised = {row: why for row, why in constraints.take_raised().items() if mask[row]}
-        if raised:
-            self.fail(batch, raised)
+        self.end_raised(batch, raised)
 
     def step(self, batch: Batch) -> tuple[Batch, Int[Tensor, " n"] | None]:
         """Do one step.

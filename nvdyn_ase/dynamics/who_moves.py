@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import FIELDS, Batch
 from nvdyn_ase.dynamics.cell_filters import collapsed
+from nvdyn_ase.dynamics.constraints.hosted import Raised
 from nvdyn_ase.dynamics.convergence import ConvergenceHook
 from nvdyn_ase.dynamics.counts import count
 from nvdyn_ase.dynamics.forward import ForwardPass
@@ -43,6 +44,8 @@ class WhoMoves(Hooked, ForwardPass):
     _mutable_fields: ClassVar[tuple[str, ...]]
     #: The step that has begun and not ended.
     begun: Rollback | None = None
+    #: Let what a constraint raises on the host pass, instead of retiring the system it is of.
+    raise_errors: bool = False
     #: The fused run that this engine is a stage of.
     whole: "FusedStage | None" = None
 
@@ -229,8 +232,15 @@ class WhoMoves(Hooked, ForwardPass):
         if active is not None:
             moves = active.system.view(-1).cpu().numpy()
             raised = {row: why for row, why in raised.items() if moves[row]}
-        if raised:
-            self.fail(batch, raised)
+        self.end_raised(batch, raised)
+
+    def end_raised(self, batch: Batch, raised: Mapping[int, Raised]) -> None:
+        """Retire the systems in these rows, or raise what their constraints did."""
+        if not raised:
+            return
+        if self.raise_errors:
+            raise next(iter(raised.values())).error
+        self.fail(batch, {row: own.reason for row, own in raised.items()})
 
     def explain(self, batch: Batch) -> None:
         """Note in ``host`` why systems failed, where constraints or method know; it waits."""

@@ -363,8 +363,10 @@ class EngineFacade(_Behind):
     def _prepare(self, model: BaseModelMixin) -> None:
         """Have the engine and its model do for ASE's users what they expect."""
         assert self.engine is not None
-        if self._single and isinstance(model, CalculatorModel):
-            model.raise_errors = True  # with one Atoms an error is the user's to see, as in ASE
+        if self._single:  # an error is the user's to see, as in ASE
+            self.engine.raise_errors = True
+            if isinstance(model, CalculatorModel):
+                model.raise_errors = True
         gives_stress = model.model_card.supports_stress and not isinstance(model, CalculatorModel)
         # Whoever looks at results expects the stress, as in ASE.
         self.engine.outputs = frozenset({"stress"}) if gives_stress else frozenset()

@@ -6,25 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ase.test
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 #: Tests of ASE that fail by design, with the reason, for each mode.
-RAISES = "the engine ends a system whose constraint raises, with that as its reason"
-EXCEPTIONS: dict[str, dict[str, str]] = {
-    "as it comes": {},
-    "always": {
-        f"test_fixinternals.py::{name}": RAISES
-        for name in (
-            "test_zero_distance_error",
-            "test_planar_angle_error",
-            "test_undefined_dihedral_error",
-        )
-    },
-}
-
+EXCEPTIONS: dict[str, dict[str, str]] = {"as it comes": {}, "always": {}}
 
 #: How many tests pass at least; of 39 of filters many are skipped without asap3.
 PACKAGES = {
@@ -40,11 +27,6 @@ CASES = [
     for package in PACKAGES
     for mode in EXCEPTIONS
 ]
-
-
-def _excepted(package, mode):
-    folder = f"{Path(ase.test.__file__).parent}/{package.rsplit('.', 1)[1]}"
-    return {name for name in EXCEPTIONS[mode] if Path(folder, name.split("::")[0]).exists()}
 
 
 @pytest.mark.parametrize(("package", "mode"), CASES)
@@ -63,5 +45,5 @@ def test_ase_itself_is_content(package, mode, tmp_path):
     passed = re.search(r"(\d+) passed", report)
     assert passed and int(passed[1]) > PACKAGES[package], report
     failed = set(re.findall(r"^(?:FAILED|ERROR) \S*?([\w.]+::\S+)", report, re.MULTILINE))
-    assert failed == _excepted(package, mode), report
+    assert failed == set(EXCEPTIONS[mode]), report
     assert done.returncode == bool(failed), report

@@ -231,6 +231,12 @@ def test_internals_that_do_not_converge_end_their_molecule_alone():
         assert np.array_equal(ours.positions, free.positions)
 
 
+@pytest.mark.parametrize("options", [{"engine": True}, {}])
+def test_with_one_atoms_the_error_is_the_users_to_see_as_in_ase(options):
+    with pytest.raises(ValueError, match="FixInternals"):
+        GoodOldQuasiNewton(ethane(), logfile=None, **options).run(steps=5)
+
+
 def test_internals_that_do_not_converge_do_not_end_a_stream():
     stream = [three()[0], ethane(), three()[2]]
     options = {"optimizer": "BFGSLineSearch", "fmax": 0.02, "ordered": True}

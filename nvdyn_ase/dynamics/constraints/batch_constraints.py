@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_max, segment_sum
-from nvdyn_ase.dynamics.constraints.hosted import Hosted, HostedKind
+from nvdyn_ase.dynamics.constraints.hosted import Hosted, HostedKind, Raised
 from nvdyn_ase.dynamics.constraints.kind import Description, Kind, Member
 
 
@@ -185,9 +185,9 @@ class BatchConstraints:
         """Whether some of them do."""
         return bool(self._hosted)
 
-    def take_raised(self) -> dict[int, str]:
-        """Return why objects on the host could not do what they were asked, by row; forget it."""
-        raised: dict[int, str] = {}
+    def take_raised(self) -> dict[int, Raised]:
+        """Return what objects on the host could not do, by row; forget it."""
+        raised: dict[int, Raised] = {}
         for kind in self._hosted:
             raised, kind.raised = {**kind.raised, **raised}, {}
         return raised

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -66,6 +66,21 @@ class Hosted(Description):
         return HostedKind(batch, members)
 
 
+class Raised(NamedTuple):
+    """What an object could not do.
+
+    Parameters
+    ----------
+    reason
+        What people are told.
+    error
+        What it raised.
+    """
+
+    reason: str
+    error: Exception
+
+
 class HostedKind(Kind):
     """Calls one object after the other.
 
@@ -84,7 +99,7 @@ class HostedKind(Kind):
         self._members = [
             (row, slice(int(ptr[row]), int(ptr[row + 1])), own.constraint) for row, own in members
         ]
-        self.raised: dict[int, str] = {}
+        self.raised: dict[int, Raised] = {}
         self.has_potential = True  # what an integrator sees is for each object to say
         self.adjusts_stress = any(_says(own, "adjusts_stress") for _, _, own in self._members)
         self.adjusts_cell = any(_says(own, "adjusts_cell") for _, _, own in self._members)
@@ -97,7 +112,8 @@ class HostedKind(Kind):
         except Exception as error:
             at_fault = getattr(constraint, "acting", None)
             name = type(constraint if at_fault is None else at_fault).__name__
-            self.raised.setdefault(row, f"{name}.{method} raised {type(error).__name__}: {error}")
+            reason = f"{name}.{method} raised {type(error).__name__}: {error}"
+            self.raised.setdefault(row, Raised(reason, error))
 
     def positions(
         self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]
