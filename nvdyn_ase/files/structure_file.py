@@ -113,6 +113,7 @@ class StructureFile(ABC):
         Marks are only told from ``info`` where the format does so: the rest is in ``info``.
         """
 
+    @abstractmethod
     def take_over(self, others: Sequence[Self]) -> None:
         """Add all records of other files as they are, and order everything by ``INDEX``.
 
@@ -125,7 +126,6 @@ class StructureFile(ABC):
         OSError
             The disk is full, or similar; the file is as it was.
         """
-        raise NotImplementedError
 
     @classmethod
     def belongings(cls, path: Path) -> list[Path]:

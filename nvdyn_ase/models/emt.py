@@ -8,13 +8,15 @@ from ase.data import atomic_numbers
 from jaxtyping import Float
 from torch import Tensor
 
-from nvdyn_ase.data import Batch, segment_max, segment_sum
+from nvdyn_ase.data import Batch, segment_max
 from nvdyn_ase.models.base import ModelCard, ModelOutputs, NeighborConfig
-from nvdyn_ase.models.emt_kernel import Results, Slots, evaluate
+from nvdyn_ase.models.emt_kernel import Slots, evaluate
 from nvdyn_ase.models.emt_parameters import PARAMETERS, make_tables
 from nvdyn_ase.models.mixing import rows_by_number
-from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
+from nvdyn_ase.models.near_pairs import Results
+from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors
 from nvdyn_ase.models.pair_model import Latest, PairModel, as_array
+from nvdyn_ase.models.pulls import asked_for, of_pulls
 from nvdyn_ase.neighbors import DevicePairs, Pairs
 
 # The row that unknown elements are given to have some; what comes of it is thrown away.
@@ -69,25 +71,6 @@ class EMT(PairModel):
         """Say the parameters."""
         return f"EMT(asap_cutoff={self.asap_cutoff}, skin={self.skin})"
 
-    def _values(
-        self,
-        energies: Float[Tensor, " V"],
-        forces: Float[Tensor, "V 3"],
-        energy: Float[Tensor, " B"],
-        stress: Float[Tensor, "B 3 3"],
-    ) -> dict[str, Tensor]:
-        """Return what is asked for, by name."""
-        energy = energy.view(-1, 1)
-        values = {
-            "energy": energy,
-            "free_energy": energy.clone(),  # a hook may add to the energy in place
-            "atomic_energies": energies,
-            "forces": forces,
-            "stress": stress,
-        }
-        asked = self.model_config.outputs | {"energy"}
-        return {key: value for key, value in values.items() if key in asked}
-
     # ---------------------------------------------------------------- loops on the CPU
 
     def _forward_slots(self, batch: Batch, pairs: Pairs) -> ModelOutputs:
@@ -106,33 +89,23 @@ class EMT(PairModel):
             not self.model_config.outputs.isdisjoint({"forces", "stress"}),
             results,
         )
-        values = self._values(*(torch.from_numpy(array) for array in results))
+        arrays = (torch.from_numpy(array) for array in results)
+        values = asked_for(self.model_config.outputs, *arrays)
         return self._outputs(batch, values, self._failures(batch, kinds))
 
     # ---------------------------------------------------------------- torch operations
 
     def _forward_flat(self, batch: Batch, pairs: Pairs | DevicePairs) -> ModelOutputs:
         flat, constants = pairs.flat(), self._constants(batch, pairs)
-        positions, cell = batch["positions"].detach().double(), batch["cell"].detach().double()
         d = vectors(batch, flat)
         terms, slopes = _terms(d, constants)
         sigma = torch.add(*sums_by_atom(flat, terms[0], terms[1]))
         energies, slope = _embed(sigma, constants.atom)
         shared = 0.5 * (terms[2] + terms[3])
         energies = energies + torch.add(*sums_by_atom(flat, shared, shared))
-        energies = energies + (positions - positions).sum(1)
-        energy = segment_sum(energies, batch.ptr) + (cell - cell).sum((1, 2))
-
         pulls = slope[flat.i] * slopes[0] + slope[flat.j] * slopes[1] + slopes[2] + slopes[3]
         pulls = pulls[:, None] * d
-        zero = (energy - energy)[batch.batch, None]
-        forces = torch.sub(*sums_by_atom(flat, pulls, pulls)) + zero
-        stress = torch.zeros_like(cell)
-        if "stress" in self.model_config.outputs:
-            virial = segment_sum((pulls[:, :, None] * d[:, None]).view(-1, 9), flat.ptr)
-            virial = segment_sum(virial + zero, batch.ptr)
-            stress = (virial / volumes(cell)).view(-1, 3, 3)
-        values = self._values(energies, forces, energy, stress)
+        values = of_pulls(batch, flat, d, energies, pulls, self.model_config.outputs)
         return self._outputs(batch, values, constants.failures)
 
     def _constants(self, batch: Batch, pairs: Pairs | DevicePairs) -> "_Constants":

@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 
 from nvdyn_ase.models.emt_parameters import Tables
+from nvdyn_ase.models.near_pairs import Results
 
 _index = np.uint64
 _ONE = np.uint64(1)
@@ -42,27 +43,6 @@ class Slots(NamedTuple):
     images: np.ndarray
     num_images: np.ndarray
     half: bool
-
-
-class Results(NamedTuple):
-    """What is filled.
-
-    Parameters
-    ----------
-    energies
-        (V,), eV, of the atoms.
-    forces
-        (V, 3), eV/Å.
-    energy
-        (B,), eV.
-    stress
-        (B, 3, 3), eV/Å³.
-    """
-
-    energies: np.ndarray
-    forces: np.ndarray
-    energy: np.ndarray
-    stress: np.ndarray
 
 
 class Scratch(NamedTuple):

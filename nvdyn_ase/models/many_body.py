@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nvdyn_ase.data import Batch, segment_sum
+from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
 from nvdyn_ase.models.mixing import rows_by_number
 from nvdyn_ase.models.near_pairs import Results
-from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
+from nvdyn_ase.models.pair_geometry import are_reversed, vectors
 from nvdyn_ase.models.pair_model import Latest, PairModel, as_array
 from nvdyn_ase.models.pair_potential import Geometry, Slots
+from nvdyn_ase.models.pulls import asked_for, of_pulls
 from nvdyn_ase.neighbors import DevicePairs, FlatPairs, Pairs
 
 
@@ -103,25 +104,6 @@ class ManyBodyPotential(PairModel):
             same and self.device == other.device and all(np.array_equal(*both) for both in tables)
         )
 
-    def _values(
-        self,
-        energies: Float[Tensor, " V"],
-        forces: Float[Tensor, "V 3"],
-        energy: Float[Tensor, " B"],
-        stress: Float[Tensor, "B 3 3"],
-    ) -> dict[str, Tensor]:
-        """Return what is asked for, by name."""
-        energy = energy.view(-1, 1)
-        values = {
-            "energy": energy,
-            "free_energy": energy.clone(),  # a hook may add to the energy in place
-            "atomic_energies": energies,
-            "forces": forces,
-            "stress": stress,
-        }
-        asked = self.model_config.outputs | {"energy"}
-        return {key: value for key, value in values.items() if key in asked}
-
     # ---------------------------------------------------------------- loops on the CPU
 
     def _forward_slots(self, batch: Batch, pairs: Pairs) -> ModelOutputs:
@@ -132,7 +114,8 @@ class ManyBodyPotential(PairModel):
         slots = Slots(*(getattr(pairs, name) for name in Slots._fields))
         with_forces = not self.model_config.outputs.isdisjoint({"forces", "stress"})
         self._run(Geometry(batch.host_ptr, positions, cell, known), slots, with_forces, results)
-        values = self._values(*(torch.from_numpy(array) for array in results))
+        arrays = (torch.from_numpy(array) for array in results)
+        values = asked_for(self.model_config.outputs, *arrays)
         return self._outputs(batch, values, self._failures(batch, kinds))
 
     # ---------------------------------------------------------------- torch operations
@@ -140,20 +123,10 @@ class ManyBodyPotential(PairModel):
     def _forward_flat(self, batch: Batch, pairs: Pairs | DevicePairs) -> ModelOutputs:
         structure = self._structure(batch, pairs)
         flat = structure.flat
-        positions, cell = batch["positions"].detach().double(), batch["cell"].detach().double()
         vector = vectors(batch, flat)
         energies, pulls = self._pulls(structure, vector)
-        energies = energies + (positions - positions).sum(1)
-        energy = segment_sum(energies, batch.ptr) + (cell - cell).sum((1, 2))
-        zero = (energy - energy)[batch.batch, None]
-        forces = torch.sub(*sums_by_atom(flat, pulls, pulls)) + zero
-        stress = torch.zeros_like(cell)
-        if "stress" in self.model_config.outputs:
-            virial = segment_sum((pulls[:, :, None] * vector[:, None]).view(-1, 9), flat.ptr)
-            virial = segment_sum(virial + zero, batch.ptr)
-            stress = (virial / volumes(cell)).view(-1, 3, 3)
-            stress = 0.5 * (stress + stress.mT)
-        values = self._values(energies, forces, energy, stress)
+        asked = self.model_config.outputs
+        values = of_pulls(batch, flat, vector, energies, pulls, asked)
         return self._outputs(batch, values, structure.failures)
 
     def _structure(self, batch: Batch, pairs: Pairs | DevicePairs) -> Structure:

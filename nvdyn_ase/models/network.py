@@ -211,7 +211,9 @@ class PairNetwork(PairModel):
 
         For networks that do not need more than a :class:`Part`; others evaluate themselves.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs _energies or an _evaluate of its own"
+        )
 
     def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
         """Evaluate a batch; ``elements`` are places in the order of the network's."""
