@@ -113,7 +113,6 @@ class StructureFile(ABC):
         Marks are only told from ``info`` where the format does so: the rest is in ``info``.
         """
 
-    @abstractmethod
     def take_over(self, others: Sequence[Self]) -> None:
         """Add all records of other files as they are, and order everything by ``INDEX``.
 
@@ -126,6 +125,7 @@ class StructureFile(ABC):
         OSError
             The disk is full, or similar; the file is as it was.
         """
+        raise NotImplementedError(f"{type(self).__name__} is written by one process alone")
 
     @classmethod
     def belongings(cls, path: Path) -> list[Path]:

@@ -98,7 +98,7 @@ class FilePerStructure(ResultFile):
             return
         self._remove_old()
         if provenance is not None:
-            self._tell(provenance)
+            self._account.tell(provenance)
 
     def _remove_old(self) -> None:
         """Delete what earlier runs have written: it would be taken for this one's."""

@@ -1,6 +1,5 @@
 """One file for all results."""
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -20,20 +19,15 @@ from nvdyn_ase.files import (
     StructureFile,
     TrajectoryFile,
 )
+from nvdyn_ase.output.account import UNREADABLE, Account
 from nvdyn_ase.output.at_the_end import FileAtTheEnd
 from nvdyn_ase.output.errors import OutputError, one_line
 from nvdyn_ase.output.lock import locked
 from nvdyn_ase.output.marks import marks_of
 from nvdyn_ase.output.parts import part_path, part_paths
-from nvdyn_ase.provenance import differences
 from nvdyn_ase.replacing import replacing, sync_directory
 
 COMPRESSED = (".gz", ".bz2", ".xz")
-#: Where the provenance of a file tells with which other parameters failures were tried again.
-RETRIED = "retried_with"
-#: And which records of the input could not be read, by their position.
-UNREADABLE = "unreadable"
-
 #: Formats that can be added to. A plain xyz has no place for how a structure ended.
 _GROWING: dict[str, type[StructureFile]] = {
     kind.form: kind for kind in (ExtxyzFile, TrajectoryFile, DatabaseFile)
@@ -142,16 +136,16 @@ class ResultFile:
             It is not what was written, or of another run.
         """
         found: list[dict[str, Any]] = []
-        if not (isinstance(self._file, FileAtTheEnd) or self.path.suffix in COMPRESSED):
-            file = type(self._file)(self.path)
+        file = self._file
+        if not (isinstance(file, FileAtTheEnd) or self.path.suffix in COMPRESSED):
+            file = type(file)(self.path)
             try:
                 found = file.recover()
                 file.close()
             except (DamagedFileError, OSError) as error:
                 problem = f"{self.path} is complete and damaged: {one_line(error)}"
                 raise OutputError(problem) from error
-        told = self._told_of_complete()
-        self._refuse_another(self.path, told, provenance)
+        told = Account(file, self._sidecar, self.path).compare(provenance)
         self._note_outcomes(found)
         self._outcomes |= {int(index): UNREADABLE for index in told.get(UNREADABLE, ())}
 
@@ -203,7 +197,7 @@ class ResultFile:
             self._take_up(found, provenance, retry)
             self.gather()
         if provenance is not None and not resume:
-            self._tell(provenance)
+            self._account.tell(provenance)
 
     def _can_go_on(self, retry: bool) -> bool:
         """Say whether there is something to go on with; raise if one cannot."""
@@ -241,10 +235,10 @@ class ResultFile:
                 f"{self._partial} has structures without {INDEX}, so that one cannot say which are "
                 "done; it is not of this program, or of an older version: move it away"
             )
-        if provenance is not None and (found or self._has_told()):
-            self._compare(provenance, retry)
+        if provenance is not None and (found or self._account):
+            self._account.compare(provenance, retry)
         elif provenance is not None:
-            self._tell(provenance)
+            self._account.tell(provenance)
         self._note_outcomes(found)
 
     def _note_outcomes(self, found: list[dict[str, Any]]) -> None:
@@ -252,30 +246,6 @@ class ResultFile:
             if INDEX in marks:
                 outcome = str(marks.get(f"{self.method}_outcome", ""))
                 self._outcomes[marks[INDEX]] = sys.intern(outcome)
-
-    def _compare(self, provenance: Mapping[str, Any], retry: bool) -> None:
-        """Raise if what is there is of another run; tell other parameters of one that retries."""
-        told = self._told()
-        runs = [told, *told.get(RETRIED, [])]
-        self._refuse_another(self._partial, told, provenance, parameters=not retry)
-        if differences(runs[-1], provenance):
-            self._tell({**told, RETRIED: [*runs[1:], dict(provenance)]})
-
-    def _refuse_another(
-        self,
-        path: Path,
-        told: Mapping[str, Any],
-        provenance: Mapping[str, Any],
-        parameters: bool = True,
-    ) -> None:
-        """Raise if what a file tells of itself is not of a run, or of one that tried it again."""
-        newest = [told, *told.get(RETRIED, [])][-1]
-        changed = differences(newest, provenance, parameters)
-        if changed:
-            raise OutputError(
-                f"{path} is of another run: {'; '.join(changed)}; run with what it was "
-                "run with, or start afresh with --overwrite"
-            )
 
     def _remove_partial(self) -> None:
         parts = [self._partial, *part_paths(self._partial)]
@@ -327,49 +297,13 @@ class ResultFile:
                 own.unlink(missing_ok=True)
         self._note_outcomes(found)
 
-    # ---------------------------------------------------------------- provenance
-
     @property
     def _sidecar(self) -> Path:
         return self.path.with_name(f"{self.path.name}.provenance.json")
 
-    def _tell(self, provenance: Mapping[str, Any]) -> None:
-        try:
-            if isinstance(self._file, DatabaseFile):
-                self._file.tell(provenance)
-                self._file.close()  # the thread that writes opens it again
-            else:
-                with replacing(self._sidecar) as file:
-                    file.write(json.dumps(dict(provenance), indent=1).encode())
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {one_line(error)}") from error
-
-    def _has_told(self) -> bool:
-        """Say whether a run has come as far as to say what it is."""
-        if isinstance(self._file, DatabaseFile):
-            return bool(self._file.told())
-        return self._sidecar.exists()
-
-    def _told(self) -> dict[str, Any]:
-        if isinstance(self._file, DatabaseFile):
-            return self._file.told()
-        return self._told_beside(self._partial)
-
-    def _told_of_complete(self) -> dict[str, Any]:
-        """Return what there is to know of the file that is complete."""
-        if isinstance(self._file, DatabaseFile):
-            return DatabaseFile(self.path).told()
-        return self._told_beside(self.path)
-
-    def _told_beside(self, path: Path) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self._sidecar.read_text())
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{self._sidecar} is gone or damaged, so that one cannot say what {path} "
-                "is of; start afresh with --overwrite"
-            ) from error
-        return found
+    @property
+    def _account(self) -> Account:
+        return Account(self._file, self._sidecar, self._partial)
 
     # ---------------------------------------------------------------- writing
 
@@ -450,12 +384,12 @@ class ResultFile:
         self._complete = complete
 
     def _tell_unreadable(self, unreadable: Mapping[int, str]) -> None:
-        if not self._has_told():
+        if not self._account:
             return
-        before = self._told()
+        before = self._account.read()
         now = {str(index): problem for index, problem in unreadable.items()}
         if before.get(UNREADABLE, {}) != now:
-            self._tell({**before, UNREADABLE: now})
+            self._account.tell({**before, UNREADABLE: now})
 
     def _give_name(self) -> None:
         for path in self._file.belongings(self.path)[1:]:
