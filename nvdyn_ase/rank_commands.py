@@ -69,12 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"nvdyn-ase: error: {error}", file=sys.stderr)
         return 2
     signs = SignsOfLife(job)
-    with signs:
-        try:
-            return _status(job, arguments)
-        except BaseException as error:
-            signs.pass_over()  # until it is said what has happened
-            return _ended(job, error)
+    try:
+        signs.begin()
+        return _status(job, arguments)
+    except BaseException as error:
+        signs.pass_over()  # until it is said what has happened
+        return _ended(job, error)
+    finally:
+        signs.end()
 
 
 def _ended(job: RankJob, error: BaseException) -> int:

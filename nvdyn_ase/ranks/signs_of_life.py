@@ -47,22 +47,27 @@ class SignsOfLife:
     def __init__(self, job: RankJob) -> None:
         self.job = job
         self._over = threading.Event()
-        self._is_raised = False
+        self._is_raised = self._has_begun = False
+        self._early: int | None = None
         self._told_at: float | None = None
         self._before: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._work, name="nvdyn_ase signs of life")
         self._thread.daemon = True
 
-    def __enter__(self) -> None:
-        """Begin; only in the main thread."""
+    def begin(self) -> None:
+        """Begin; only in the main thread, and where what it raises is looked at."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._stop)
         self._thread.start()
+        self._has_begun = True
+        if self._early is not None:
+            self._stop(self._early, None)
 
-    def __exit__(self, *exception: object) -> None:
+    def end(self) -> None:
         """End."""
         self._over.set()
-        self._thread.join()
+        if self._has_begun:
+            self._thread.join()
         for number, before in self._before.items():
             signal.signal(number, before)
 
@@ -72,6 +77,9 @@ class SignsOfLife:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._is_raised:
+            return
+        if not self._has_begun:  # the thread would be left half started
+            self._early = number
             return
         self._is_raised = True
         self._told_at = self._told_at or time.monotonic()
