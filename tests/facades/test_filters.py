@@ -160,13 +160,14 @@ def test_every_step_is_ases(method, name):
         frames, result = runs[index]
         reference = theirs(item, **QUIET, **options)
         expected = frames_of(reference, [structures[index]], steps)
-        # MDMin and a slab that moves as a whole amplify the last bit.
         tolerance = 1e-10 if name in ("none", "some atoms") else 1e-8
-        tolerance = max(tolerance, 1e-7) if method == "MDMin" else tolerance
+        # MDMin and a slab that moves as a whole amplify the last bit.
+        late = max(tolerance, 1e-7) if method == "MDMin" else tolerance
         for step, ((positions, cell),) in enumerate(expected):
             own = frames[step]
-            assert np.abs(own[0] - positions).max() < tolerance, (index, step)
-            assert np.abs(own[1] - cell).max() < tolerance, (index, step)
+            limit = tolerance if step < 20 else late
+            assert np.abs(own[0] - positions).max() < limit, (index, step)
+            assert np.abs(own[1] - cell).max() < limit, (index, step)
         if "downhill_check" not in options and ours is not LBFGS:
             assert result.evaluations == structures[index].calc.calls
 
