@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from ase import units
 from ase.build import bulk
+from ase.md.velocitydistribution import Stationary
 
 from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.data import segment_dot
@@ -23,8 +24,11 @@ def model():
     return LennardJones(SIGMA, EPSILON, rc=2.5 * SIGMA, smooth=True)
 
 
-def structures(temperature, count=REPLICAS, seed=0, constrain=None):
-    """Return cells of 32 atoms, with velocities that no constraint has seen."""
+def structures(temperature, count=REPLICAS, seed=0, constrain=None, drift=True):
+    """Return cells of 32 atoms, with velocities that no constraint has seen.
+
+    Without ``drift`` their total momentum is zero.
+    """
     made = []
     for replica in range(count):
         atoms = bulk("Ar", "fcc", a=LATTICE, cubic=True) * 2
@@ -32,11 +36,13 @@ def structures(temperature, count=REPLICAS, seed=0, constrain=None):
         if constrain is not None:
             constrain(atoms)
         made.append(with_velocities(atoms, 1000 * seed + replica, temperature))
+        if not drift:
+            Stationary(atoms)
     return made
 
 
-def replicas(temperature, count=REPLICAS, seed=0, constrain=None):
-    return batch_from_atoms(structures(temperature, count, seed, constrain))
+def replicas(temperature, count=REPLICAS, seed=0, constrain=None, drift=True):
+    return batch_from_atoms(structures(temperature, count, seed, constrain, drift))
 
 
 class Samples:

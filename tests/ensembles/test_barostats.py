@@ -11,6 +11,7 @@ from nvdyn_ase.dynamics import (
     IsotropicMTKNPT,
     LangevinBAOAB,
     MaskedMTKNPT,
+    MelchionnaNPT,
     StochasticCellRescaling,
 )
 from tests.ensembles.argon import DT, PS, model, replicas, sampled
@@ -27,6 +28,10 @@ SCHEDULE = (3000, 30, 400)
 TIMES = (0.2 * PS, 1.0 * PS)
 #: The same of stochastic cell rescaling, and about the compressibility of argon, Å³/eV.
 RESCALING = (0.1 * PS, 0.5 * PS, 90.0)
+#: Time constant of the thermostat, and bulk modulus times the square of that of the barostat.
+MELCHIONNA = (0.3 * PS, (0.8 * PS) ** 2 / 90.0)
+#: Those that do not count a motion as a whole, and want none.
+AT_REST = {"MelchionnaNPT"}
 #: Twice the latter is the time in which a motion of the cell loses a factor of e.
 FRICTION = {"T_tau": 0.5 * PS, "P_tau": 0.4 * PS}
 
@@ -37,6 +42,7 @@ BAROSTATS = {
     "MaskedMTKNPT": lambda T, p, n: MaskedMTKNPT(
         model(), DT, T, p, *TIMES, mask=(True, False, True)
     ),
+    "MelchionnaNPT": lambda T, p, n: MelchionnaNPT(model(), DT, T, p, *MELCHIONNA),
     "StochasticCellRescaling": lambda T, p, n: StochasticCellRescaling(
         model(), DT, T, p, *RESCALING, seed=340 + n
     ),
@@ -56,9 +62,10 @@ BAROSTATS = {
 def test_a_barostat_samples_its_ensemble(name):
     found, verdicts = [], []
     for seed, (temperature, pressure) in enumerate(STATES):
-        batch = replicas(temperature, seed=10 + seed)
+        batch = replicas(temperature, seed=10 + seed, drift=name not in AT_REST)
         samples = sampled(BAROSTATS[name](temperature, pressure, seed), batch, *SCHEDULE)
-        found.append(data(samples, temperature, pressure))
+        taken = 3 if name in AT_REST else 0
+        found.append(data(samples, temperature, pressure, taken=taken))
         case = f"{name}, 700 bar" if pressure else name
         verdicts.append(is_of_the_temperature(case, found[-1], temperature))
     cold, warm, pressed = found
