@@ -23,6 +23,7 @@ from ase.io.jsonio import encode
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
 from nvdyn_ase.files.joined_databases import join_databases
 from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile, owners
+from nvdyn_ase.replacing import replacing
 
 #: Rows, and seconds, after which what was added is committed. A commit waits for the disk.
 ROWS_PER_COMMIT = 1000
@@ -59,14 +60,16 @@ class DatabaseFile(StructureFile):
 
     def recover(self) -> list[dict[str, Any]]:
         """Look into the file, or make it; see :class:`StructureFile`."""
+        if not self.path.exists():
+            with replacing(self.path, durable=False) as file:
+                file.write(_empty_database())
         try:
-            with ase.db.connect(self.path, type="db", use_lock_file=False) as database:
-                database.metadata  # noqa: B018 (makes the tables)
+            self.told()
             with closing(sqlite3.connect(self.path)) as connection:
                 rows = [row for (row,) in connection.execute(_ROWS)]
                 indices = dict(connection.execute(_INDICES))
                 outcomes = {row: (key, text) for row, key, text in connection.execute(_TEXTS)}
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, TypeError) as error:  # TypeError: tables without a version
             raise DamagedFileError(
                 f"{self.path} is not a whole database ({error}); move it away"
             ) from error
@@ -207,6 +210,16 @@ class DatabaseFile(StructureFile):
             path,
             *(path.with_name(path.name + ending) for ending in ("-journal", "-wal", "-shm")),
         ]
+
+
+def _empty_database() -> bytes:
+    """Return what a database without rows has in its file.
+
+    ASE makes one table after the other, and what was killed in between it cannot open again.
+    """
+    with SQLite3Database(":memory:", use_lock_file=False) as database:
+        database.metadata = {}
+        return bytes(database.connection.serialize())
 
 
 # -------------------------------------------------------------------- rows
