@@ -1,6 +1,6 @@
 """How many atoms a GPU has memory for, from what one forward pass took."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -24,10 +24,10 @@ class MemoryMeter:
         if device.type != "cuda" or not atoms:
             yield
             return
-        before = _allocated(device)
-        _forget_peak(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         yield
-        taken = (_peak(device) - before) / atoms
+        taken = (torch.cuda.max_memory_allocated(device) - before) / atoms
         self.bytes_per_atom = max(taken, self.bytes_per_atom or 0.0)
 
     def atoms_that_fit(self, device: torch.device, fraction: float) -> int | None:
@@ -42,14 +42,5 @@ class MemoryMeter:
         """
         if not self.bytes_per_atom:
             return None
-        return max(int(fraction * _total(device) / self.bytes_per_atom), 1)
-
-
-# Where there is no GPU, tests put others in the place of these.
-_allocated: Callable[[torch.device], int] = torch.cuda.memory_allocated
-_peak: Callable[[torch.device], int] = torch.cuda.max_memory_allocated
-_forget_peak: Callable[[torch.device], None] = torch.cuda.reset_peak_memory_stats
-
-
-def _total(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).total_memory)
+        whole = torch.cuda.get_device_properties(device).total_memory
+        return max(int(fraction * whole / self.bytes_per_atom), 1)

@@ -1,9 +1,11 @@
 """Budgets from the memory of a GPU; where there is none, another device stands for one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from nvdyn_ase.dynamics import FIRE, SizeAwareSampler, memory
+from nvdyn_ase.dynamics import FIRE, SizeAwareSampler
 from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.workflows.capacity import ATOMS_AT_FIRST, ATOMS_PER_BATCH, Capacity
 from tests.wells import Well, atoms_at
@@ -15,10 +17,14 @@ GPU = torch.device("cuda")
 def gpu(monkeypatch):
     """Let a forward pass take 1000 bytes an atom, of a megabyte in all."""
     taken = {"peak": 0}
-    monkeypatch.setattr(memory, "_allocated", lambda device: 500)
-    monkeypatch.setattr(memory, "_forget_peak", lambda device: None)
-    monkeypatch.setattr(memory, "_peak", lambda device: 500 + taken["peak"])
-    monkeypatch.setattr(memory, "_total", lambda device: 10**6)
+    whole = SimpleNamespace(total_memory=10**6)
+    for name, answer in {
+        "memory_allocated": lambda device: 500,
+        "reset_peak_memory_stats": lambda device: None,
+        "max_memory_allocated": lambda device: 500 + taken["peak"],
+        "get_device_properties": lambda device: whole,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
     return taken
 
 
