@@ -14,7 +14,7 @@ validation = pytest.importorskip("physical_validation")
 
 #: Checks in the whole suite, at least as many as there are; and how often one of them all may fail
 #: for an integrator that does what it should.
-CHECKS, CHANCE = 85, 0.01
+CHECKS, CHANCE = 91, 0.01
 #: The same for one check: a probability, and two-sided in standard deviations.
 LEAST_P = CHANCE / CHECKS
 LIMIT = float(norm.isf(0.5 * LEAST_P))
