@@ -148,11 +148,17 @@ class DistributedPipeline:
         Raises
         ------
         RuntimeError
-            There are not as many ranks as the stages need.
+            There are not as many ranks as the stages need, or nobody has started any.
         """
         if not is_distributed():
-            kwargs = {"backend": self._backend(), **self.init_process_group_kwargs}
+            given = self.init_process_group_kwargs
+            kwargs = {"backend": self._backend(), **given}
             size = kwargs.get("world_size", os.environ.get("WORLD_SIZE"))
+            if size is None and not {"init_method", "store"} & given.keys():
+                raise RuntimeError(
+                    f"the stages need {self.wiring.size} ranks, and there is this process alone: "
+                    f"start the script with torchrun --nproc-per-node={self.wiring.size}"
+                )
             self._check_size(None if size is None else int(size))
             dist.init_process_group(**kwargs)
             self._made_group = True
