@@ -9,7 +9,7 @@ from nvdyn_ase.dynamics.together import put_together
 
 
 def gathered(pipeline: DistributedPipeline) -> Batch:
-    """Return, on every rank, what the first sinks of all last stages hold, by ``system_id``.
+    """Return, on every rank, what the first sinks of the last stage hold, by ``system_id``.
 
     All ranks have to call it, between a run and :meth:`DistributedPipeline.cleanup`.
 
@@ -19,7 +19,7 @@ def gathered(pipeline: DistributedPipeline) -> Batch:
         A rank has failed; it is named.
     """
     stage, wiring = pipeline.local_stage, pipeline.wiring
-    last = [rank for rank in range(wiring.size) if not wiring.after(wiring.stage_of(rank))]
+    last = wiring.last_ranks(wiring.stage_of(dist.get_rank()))
     parts = []
     for source in last:
         own = None

@@ -128,6 +128,18 @@ class Watch:
         self.fail(failure.rank, failure.reason)
         return failure
 
+    def tell(self, name: str, value: bytes) -> None:
+        """Tell the others something in this run."""
+        self.store.set(f"{name} {self._runs} {self.rank}", value)
+
+    def hear(self, name: str, rank: int, check: Callable[[], None]) -> bytes:
+        """Return what a rank tells in this run; ``check`` is called meanwhile and may raise."""
+        key = f"{name} {self._runs} {rank}"
+        while not self.store.check([key]):
+            check()
+            time.sleep(0.01)
+        return self.store.get(key)
+
     def leave(self) -> None:
         """Wait a little until all others know of a failure, so that each can say what it was."""
         end = time.monotonic() + _FAREWELL
