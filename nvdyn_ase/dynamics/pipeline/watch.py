@@ -109,7 +109,7 @@ class Watch:
         rank, reason = json.loads(self.store.get("failed"))
         return PipelineError(rank, reason)
 
-    def fail(self, rank: int, reason: str) -> None:
+    def fail(self, rank: int | None, reason: str) -> None:
         """Leave a note, unless there is one."""
         try:
             if not self.store.check(["failed"]):
