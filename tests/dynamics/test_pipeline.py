@@ -18,6 +18,7 @@ from nvdyn_ase.dynamics import (
     BufferConfig,
     ConvergenceHook,
     DistributedPipeline,
+    HostMemory,
     Langevin,
     SizeAwareSampler,
 )
@@ -280,6 +281,30 @@ def test_every_system_arrives_once_and_bit_for_bit_in_many_cases(size):
 
 
 # ---------------------------------------------------------------- ways to run one
+
+
+def two_chains(rank):
+    """Run two chains side by side; the sink of one has some of its systems from before."""
+    stages = {}
+    for first, distances in ((0, DISTANCES), (2, DISTANCES[:5])):
+        stages[first] = relax(sampler(distances), buffer_config=ROOM)
+        stages[first + 1] = heat(buffer_config=ROOM)
+    stages[1].next_rank = None
+    before = Batch.from_data_list(inputs(DISTANCES))
+    before["system_id"] = torch.arange(len(before)).view(-1, 1)
+    stages[1].sinks = [HostMemory(99)]
+    if rank == 1:
+        stages[1].sinks[0].write(before[[1, 4]])
+    with DistributedPipeline(stages) as pipe:
+        pipe.run(resume=True)
+        return identities(pipe.local_stage.sinks[0].read()) if rank % 2 else None
+
+
+def test_chains_go_on_by_themselves_each_where_it_was_cut_off():
+    found = results(run_ranks(two_chains, 4))
+    assert found[1][:2] == [1, 4]
+    assert sorted(found[1]) == list(range(len(DISTANCES)))
+    assert sorted(found[3]) == list(range(5))
 
 
 def in_step_and_from_a_batch(rank):
