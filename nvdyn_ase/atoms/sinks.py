@@ -110,6 +110,11 @@ class FileSink(DataSink):
         _add_results(batch, structures)
         return batch
 
+    def system_ids(self) -> set[int]:
+        """Return the ``system_id`` of everything that has one; empty if nothing has."""
+        marks = (_mark("system_id", atoms, own) for atoms, own in self._file.read())
+        return {number for number in marks if number is not None}
+
     def zero(self) -> None:
         """Empty the file."""
         self._file.close()

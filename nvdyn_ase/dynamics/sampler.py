@@ -1,7 +1,7 @@
 """Which systems are moved next: as many as fit, the largest first."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,6 +106,7 @@ class SizeAwareSampler:
         self._smallest: Waiting | None = None
         self._unread = 0
         self._part, self._parts = 0, 1
+        self._left_out = set[int]()
         self._source = source_of(dataset)
         self._stream = self._source if isinstance(self._source, Stream) else None
         if isinstance(self._source, Dataset):
@@ -131,11 +132,29 @@ class SizeAwareSampler:
             of part i modulo ``parts``.
         """
         self._part, self._parts = part, parts
+        self._drop_others()
+
+    def leave_out(self, indices: Iterable[int]) -> None:
+        """Never deliver these systems: a run before has finished them.
+
+        ::
+
+            sampler.leave_out(sink.system_ids())
+
+        Parameters
+        ----------
+        indices
+            Their positions in the input; those of systems that are not there are passed over.
+        """
+        self._left_out |= set(indices)
+        self._drop_others()
+
+    def _drop_others(self) -> None:
         self._bins.take_all(lambda one: not self._is_own(one.index))
         self._rejected = [own for own in self._rejected if self._is_own(own[0].index)]
 
     def _is_own(self, index: int) -> bool:
-        return index % self._parts == self._part
+        return index % self._parts == self._part and index not in self._left_out
 
     # ---------------------------------------------------------------- what is left
 

@@ -8,7 +8,7 @@ import ase
 import numpy as np
 import torch
 
-from nvdyn_ase.atoms import batch_from_atoms, read_back, write_back
+from nvdyn_ase.atoms import Result, batch_from_atoms, read_back, write_back
 from nvdyn_ase.atoms.filters import Filters, filtered
 from nvdyn_ase.calculators import NvdynCalculator
 from nvdyn_ase.data import Batch
@@ -19,6 +19,7 @@ from nvdyn_ase.dynamics import (
     Optimizer,
     Outcome,
 )
+from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.lifecycle import close_run
 from nvdyn_ase.dynamics.parameters import Places, parameter_rows
 from nvdyn_ase.dynamics.run import Run
@@ -239,6 +240,17 @@ class AtomsDriver:
         self.filters.write(self.batch, stress)
         self._stale = False
 
+    def take_over(self, batch: Batch) -> None:
+        """Write systems that were moved elsewhere into the Atoms: all, in the user's order.
+
+        They have the engine's energies and forces for exactly these positions.
+        """
+        self.close()
+        self.batch = batch.to(self.engine.device)
+        results = [key for key in RESULTS if key in batch]
+        self.batch.evaluated = Evaluated.now(self.batch, self.engine.model, results)
+        self._write()
+
     def _stress_of_filters(self) -> np.ndarray | None:
         if not isinstance(self.engine, Optimizer):  # of several stages, one may be an integrator
             return None
@@ -301,6 +313,12 @@ class AtomsDriver:
             return np.full(len(batch), np.nan)
         energy = self.engine.constraints(batch).energy(batch, batch["energy"])
         return energy.detach().view(-1).cpu().numpy()
+
+    def results(self) -> list[Result]:
+        """Return how each system stands."""
+        batch = self.gather()
+        self.engine.explain(batch)
+        return Result.of_batch(batch, self.atoms, energies=self.energies())
 
     def column(self, key: str) -> np.ndarray:
         """Return a field with one number per system, (B,)."""

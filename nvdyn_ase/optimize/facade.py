@@ -24,6 +24,7 @@ from nvdyn_ase.optimize.trajectories import Trajectories
 if TYPE_CHECKING:
     from typing import Any as _Behind
 
+    from nvdyn_ase.optimize.pipeline import Pipeline
     from nvdyn_ase.optimize.stages import Stages
 else:
     _Behind = object  # the class that stands behind in the order of inheritance is ASE's
@@ -217,6 +218,12 @@ class EngineFacade(_Behind):
 
         return Stages([self, *(other.facades if isinstance(other, Stages) else [other])])
 
+    def __or__(self, other: Any) -> "Pipeline":
+        """Return this on one rank of ``torchrun`` and, on the next, what another one does."""
+        from nvdyn_ase.optimize.pipeline import Pipeline
+
+        return Pipeline([self]) | other
+
     # ---------------------------------------------------------------- running
 
     def step(self, forces: Any = None) -> Any:
@@ -391,9 +398,7 @@ class EngineFacade(_Behind):
         """How each system stands: converged, steps, evaluations, energy, fmax, outcome, reason."""
         if self._driver is None:
             raise AttributeError("results are there for a list of Atoms, or with engine=True")
-        batch = self._driver.gather()
-        self._driver.engine.explain(batch)
-        return Result.of_batch(batch, self._driver.atoms, energies=self._driver.energies())
+        return self._driver.results()
 
     # ---------------------------------------------------------------- parameters
 

@@ -1,7 +1,7 @@
 """``relax + md``: optimizers and integrators one after the other, in one batch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.optimize.driver import AtomsDriver
 from nvdyn_ase.optimize.facade import EngineFacade
 from nvdyn_ase.optimize.optimize import OptimizerFacade
+
+if TYPE_CHECKING:
+    from nvdyn_ase.optimize.pipeline import Pipeline
 
 
 class Stages:
@@ -77,6 +80,12 @@ class Stages:
         more = other.facades if isinstance(other, Stages) else [other]
         return Stages([*self.facades, *more])
 
+    def __or__(self, other: Any) -> "Pipeline":
+        """Return these stages on one rank and, on the next, what another one does."""
+        from nvdyn_ase.optimize.pipeline import Pipeline
+
+        return Pipeline([self]) | other
+
     def _opened(self) -> AtomsDriver:
         drivers = [facade._driver for facade in self.facades if facade._driver is not None]
         first = next((driver for driver in drivers if driver.filters), drivers[0])
@@ -90,7 +99,7 @@ class Stages:
                 one is not other for one, other in zip(driver.items, first.items, strict=True)
             ):
                 raise ValueError("the stages have other filters; give all of them the same ones")
-        self._items, self._foreign = first.items, drivers[0]._foreign
+        self.items, self._foreign = first.items, drivers[0]._foreign
         return first
 
     @property
@@ -121,17 +130,18 @@ class Stages:
         ValueError
             Not one value per stage, or an integrator without steps.
         """
-        engines = [
-            self._engine(facade, limit, count)
-            for facade, limit, count in zip(
-                self.facades, self._each("fmax", fmax), self._each("steps", steps), strict=True
-            )
-        ]
-        fused = FusedStage(list(enumerate(engines)))
-        self._driver = AtomsDriver(self._items, fused, self._foreign)
+        self._driver = self.driver(self.engines(fmax, steps))
         self.nsteps = 0
         self._move(self._driver)
         return all(result.converged for result in self.results)
+
+    def engines(self, fmax: Any, steps: Any) -> list[BaseDynamics]:
+        """Return new engines of the stages, for what :meth:`run` is given."""
+        limits, counts = self._each("fmax", fmax), self._each("steps", steps)
+        return [
+            self._engine(facade, limit, count)
+            for facade, limit, count in zip(self.facades, limits, counts, strict=True)
+        ]
 
     def _each(self, name: str, value: Any) -> list[Any]:
         if not isinstance(value, (list, tuple, np.ndarray)):
@@ -141,6 +151,10 @@ class Stages:
                 f"{name}: {len(value)} values for {len(self.facades)} stages; give one or one each"
             )
         return list(value)
+
+    def driver(self, engines: Sequence[BaseDynamics]) -> AtomsDriver:
+        """Return what keeps the Atoms in step with these engines, one after the other."""
+        return AtomsDriver(self.items, FusedStage(list(enumerate(engines))), self._foreign)
 
     def _engine(self, facade: EngineFacade, fmax: Any, steps: int | None) -> BaseDynamics:
         first = self.facades[0].engine
@@ -176,6 +190,4 @@ class Stages:
     @property
     def results(self) -> list[Result]:
         """How each structure stands, with its steps in each stage; as ``results`` of a facade."""
-        batch = self._driver.gather()
-        self._driver.engine.explain(batch)
-        return Result.of_batch(batch, self.atoms, energies=self._driver.energies())
+        return self._driver.results()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch.distributed import HashStore, TCPStore
 
 from nvdyn_ase.dynamics import (
     FIRE,
@@ -103,6 +103,39 @@ def test_the_others_end_and_name_the_rank_and_the_reason(guilty, action, reason)
         assert (kind, name) == ("raised", "PipelineError"), trace
         pattern = rf"rank {guilty} of the pipeline has failed: .*({reason})"
         assert re.search(pattern, message, re.DOTALL), message
+
+
+def a_launcher():
+    """Start a process that holds a store, as torchrun does; return its id and the port."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(writing, str(store.port).encode())
+        while os.getppid() != 1:
+            time.sleep(0.1)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        return child, pipe.read(5)
+
+
+def without_launcher(rank, launcher, port):
+    """Run a pipeline, on one rank of which the launcher is killed."""
+    os.environ.update(MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE="True")
+    hook = AtStep(lambda: os.kill(launcher, signal.SIGKILL))
+    with three_stages(1, hook) as pipe:
+        return pipe.run()
+
+
+def test_where_the_launcher_dies_no_rank_is_blamed():
+    launcher, port = a_launcher()
+    found = run_ranks(without_launcher, 3, launcher, port, init=False, limit=30)
+    os.waitpid(launcher, 0)
+    for kind, (name, message, trace) in found:
+        assert (kind, name) == ("raised", "PipelineError"), trace
+        pattern = r"the launcher of the pipeline has failed: .* torchrun on 127.0.0.1, which holds"
+        assert re.search(pattern, message), message
 
 
 @pytest.mark.slow

@@ -307,3 +307,27 @@ def test_parameters_are_attributes_and_the_input_is_left_alone():
     assert bool(sampler) and len(sampler) == 0
     with pytest.raises(ValueError, match="fraction"):
         SizeAwareSampler([], max_gpu_memory_fraction=0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.just(0)), max_size=12),
+    st.sets(st.integers(0, 14)),
+    st.sets(st.integers(0, 11)),
+    st.integers(1, 3),
+    st.sampled_from(["dataset", "stream"]),
+)
+def test_what_is_left_out_is_neither_delivered_nor_rejected(sizes, done, torn, parts, kind):
+    whole = set(range(len(sizes))) - done
+    given_out = set()
+    for part in range(parts):
+        items = source(kind, sizes, torn)
+        sampler = SizeAwareSampler(items, max_atoms=4)
+        sampler.share(part, parts)
+        sampler.leave_out(done)
+        while (data := sampler.request_replacement(None, None)) is not None:
+            given_out.add(int(data.system_id))
+        assert sampler.exhausted
+        given_out |= {one.index for one in sampler.take_rejected()}
+        assert not set(getattr(items, "reads", ())) & done
+    assert given_out == whole

@@ -36,6 +36,17 @@ def test_an_engine_knows_its_neighbours():
     assert stage(comm_mode="sync").comm_mode is CommMode.SYNC
 
 
+def test_the_size_of_a_buffer_is_three_numbers_by_position_or_name():
+    assert BufferConfig(2, 9, 0) == BufferConfig(**ROOM)
+    assert repr(BufferConfig(2, 9, 0)) == "BufferConfig(num_systems=2, num_nodes=9, num_edges=0)"
+    for row, name in enumerate(ROOM):
+        for wrong in (-1, 1.0, "1", None):
+            numbers = [2, 9, 0]
+            numbers[row] = wrong
+            with pytest.raises(ValueError, match=name):
+                BufferConfig(*numbers)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

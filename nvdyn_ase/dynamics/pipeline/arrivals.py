@@ -77,6 +77,13 @@ class Arrivals:
         """Take in systems that the user gives."""
         self._come.append((-1, batch))
 
+    def leave_out(self, ids: set[int]) -> None:
+        """Drop those of these numbers from what the user has given."""
+        given, self._come = self._come, deque()
+        for rank, batch in given:
+            rest = [row for row, i in enumerate(batch["system_id"].view(-1)) if int(i) not in ids]
+            self._come.extend([(rank, batch.index_select(rest))] if rest else [])
+
     def _land(self, wait: bool) -> None:
         """Take up transfers that have come; with ``wait``, wait for the first if there is one."""
         while self._waiting and (wait or self._waiting[0][1].done()):

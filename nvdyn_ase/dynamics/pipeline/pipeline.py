@@ -14,6 +14,7 @@ from nvdyn_ase.dynamics.communication import is_distributed
 from nvdyn_ase.dynamics.pipeline.arrivals import Arrivals
 from nvdyn_ase.dynamics.pipeline.departures import Departures
 from nvdyn_ase.dynamics.pipeline.post import Post
+from nvdyn_ase.dynamics.pipeline.resuming import leave_out_what_is_done
 from nvdyn_ase.dynamics.pipeline.stage_run import BufferCheck, StageRun, given
 from nvdyn_ase.dynamics.pipeline.watch import PipelineError, Watch
 from nvdyn_ase.dynamics.pipeline.wiring import Wiring
@@ -148,11 +149,17 @@ class DistributedPipeline:
         Raises
         ------
         RuntimeError
-            There are not as many ranks as the stages need.
+            There are not as many ranks as the stages need, or nobody has started any.
         """
         if not is_distributed():
-            kwargs = {"backend": self._backend(), **self.init_process_group_kwargs}
+            given = self.init_process_group_kwargs
+            kwargs = {"backend": self._backend(), **given}
             size = kwargs.get("world_size", os.environ.get("WORLD_SIZE"))
+            if size is None and not {"init_method", "store"} & given.keys():
+                raise RuntimeError(
+                    f"the stages need {self.wiring.size} ranks, and there is this process alone: "
+                    f"start the script with torchrun --nproc-per-node={self.wiring.size}"
+                )
             self._check_size(None if size is None else int(size))
             dist.init_process_group(**kwargs)
             self._made_group = True
@@ -264,13 +271,17 @@ class DistributedPipeline:
 
     # ---------------------------------------------------------------- running
 
-    def run(self, batch: Batch | None = None) -> Batch | None:
+    def run(self, batch: Batch | None = None, resume: bool = False) -> Batch | None:
         """Run this rank's stage until all systems have gone through, or no sink takes more.
 
         Parameters
         ----------
         batch
             What the first stages begin with, those that have no sampler; the same on every rank.
+        resume
+            Leave out systems that the sinks at the end of the chain have already, by their
+            ``system_id``, from a start of the same work that was cut off. Whatever was on its way
+            begins anew, and as its random numbers are its own, ends as it would have.
 
         Returns
         -------
@@ -285,10 +296,14 @@ class DistributedPipeline:
             Another rank has failed; it is named, with the reason.
         ValueError
             No batch and no sampler.
+        TypeError
+            ``resume``, and a sampler that cannot leave systems out.
         """
         self.setup()
         try:
             self._begin(batch)
+            if resume:
+                leave_out_what_is_done(self.stage_run, self.wiring, self.watch)
             engine = self.stage_run.engine
             with engine.entered_hooks():
                 try:

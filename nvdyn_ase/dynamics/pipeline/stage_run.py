@@ -224,9 +224,10 @@ class BufferCheck:
 def given(batch: Batch) -> Any:
     """Return how many systems the user gives, as a dataset of which only that is asked.
 
-    None if they have numbers of their own, by which values of single systems cannot be found.
+    None if they have other numbers than their places, by which values of single systems cannot be
+    found.
     """
-    if "system_id" in batch:
-        return None
-    batch["system_id"] = torch.arange(len(batch), device=batch.device).view(-1, 1)
-    return np.arange(len(batch))
+    places = np.arange(len(batch))
+    if "system_id" not in batch:
+        batch["system_id"] = torch.from_numpy(places).to(batch.device).view(-1, 1)
+    return places if np.array_equal(batch["system_id"].view(-1).cpu(), places) else None

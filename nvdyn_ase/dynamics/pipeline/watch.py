@@ -1,6 +1,7 @@
 """How ranks learn that another one has failed, and why: a note in the process group's store."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from threading import Event, Thread
@@ -21,7 +22,7 @@ class PipelineError(RuntimeError):
     Parameters
     ----------
     rank
-        Which.
+        Which; None for the launcher of all ranks.
     reason
         Why.
 
@@ -31,9 +32,10 @@ class PipelineError(RuntimeError):
         As given.
     """
 
-    def __init__(self, rank: int, reason: str) -> None:
+    def __init__(self, rank: int | None, reason: str) -> None:
         self.rank, self.reason = rank, reason
-        super().__init__(f"rank {rank} of the pipeline has failed: {reason}")
+        who = "the launcher" if rank is None else f"rank {rank}"
+        super().__init__(f"{who} of the pipeline has failed: {reason}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the two arguments."""
@@ -88,14 +90,17 @@ class Watch:
         """Give a sign of life."""
         self.store.set(f"alive {run} {self.rank}", str(sign))
 
-    @staticmethod
-    def _storeless(error: Exception) -> PipelineError:
+    def _storeless(self, error: Exception) -> PipelineError:
         why = str(error).split("\n")[0]
-        return PipelineError(
-            0,
-            "the store of the process group is not there any more; rank 0 or the launcher, which "
-            f"holds it, has died ({why})",
-        )
+        lost = "the store of the process group is not there any more"
+        if _is_of_launcher(self.store):
+            where = os.environ.get("MASTER_ADDR", "its machine")
+            return PipelineError(
+                None,
+                f"{lost}; torchrun on {where}, which holds it, was killed, or {where} cannot be "
+                f"reached ({why})",
+            )
+        return PipelineError(0, f"{lost}; rank 0, which holds it, has died ({why})")
 
     def failure(self) -> PipelineError | None:
         """Return what another rank has left a note about, if any has."""
@@ -104,7 +109,7 @@ class Watch:
         rank, reason = json.loads(self.store.get("failed"))
         return PipelineError(rank, reason)
 
-    def fail(self, rank: int, reason: str) -> None:
+    def fail(self, rank: int | None, reason: str) -> None:
         """Leave a note, unless there is one."""
         try:
             if not self.store.check(["failed"]):
@@ -127,6 +132,18 @@ class Watch:
         failure = PipelineError(rank, f"its process has died, and left no reason ({why})")
         self.fail(failure.rank, failure.reason)
         return failure
+
+    def tell(self, name: str, value: bytes) -> None:
+        """Tell the others something in this run."""
+        self.store.set(f"{name} {self._runs} {self.rank}", value)
+
+    def hear(self, name: str, rank: int, check: Callable[[], None]) -> bytes:
+        """Return what a rank tells in this run; ``check`` is called meanwhile and may raise."""
+        key = f"{name} {self._runs} {rank}"
+        while not self.store.check([key]):
+            check()
+            time.sleep(0.01)
+        return self.store.get(key)
 
     def leave(self) -> None:
         """Wait a little until all others know of a failure, so that each can say what it was."""
@@ -158,6 +175,14 @@ class Watch:
                 time.sleep(0.01)
         except torch.distributed.DistError as error:
             raise self._storeless(error) from error
+
+
+def _is_of_launcher(store: Any) -> bool:
+    """Say whether the launcher holds a store, as torchrun does, and not rank 0."""
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    its_port = str(getattr(store, "port", None)) == os.environ.get("MASTER_PORT")
+    return its_port and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 class _Neighbor:

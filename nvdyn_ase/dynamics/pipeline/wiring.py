@@ -134,6 +134,12 @@ class Wiring:
         prior = [a for a, b in self.links if b == key]
         return self.first_of(prior[0]) if prior else key
 
+    def last_ranks(self, key: int) -> list[int]:
+        """Return the ranks with which the chain of a stage ends."""
+        ends = [own for own in self.stages if not self.after(own)]
+        first = self.first_of(key)
+        return [rank for own in ends if self.first_of(own) == first for rank in self.ranks[own]]
+
     # ---------------------------------------------------------------- whether it can be
 
     def check(self) -> None:

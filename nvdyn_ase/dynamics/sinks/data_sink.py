@@ -43,6 +43,10 @@ class DataSink(ABC):
     def __len__(self) -> int:
         """Return the number of systems held."""
 
+    def system_ids(self) -> set[int]:
+        """Return the ``system_id`` of everything; empty if there is nothing."""
+        return set(self.read()["system_id"].view(-1).tolist()) if len(self) else set()
+
     def drain(self) -> Batch:
         """Return everything, and forget it; RuntimeError if there is nothing."""
         batch = self.read()
