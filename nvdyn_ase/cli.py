@@ -210,8 +210,8 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="emt, eam, lj, morse, sw, tersoff, table, d3, harmonic, chgnet, mace, sevennet, "
-        "metatomic, or a name that a package has registered",
+        help="emt, eam, lj, morse, sw, tersoff, table, d3, coulomb, harmonic, chgnet, mace, "
+        "sevennet, metatomic, or a name that a package has registered",
     )
     energy.add_argument(
         "--model-option",

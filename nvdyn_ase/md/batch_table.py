@@ -13,9 +13,9 @@ class BatchTable:
     """One line for all systems of a list.
 
     Time (ps), systems that have not failed, and of these: total, potential and kinetic energy (eV),
-    per atom or summed; temperature (K) over the degrees of freedom that constraints leave; the
-    conserved energy (eV), if the integrator has one; and the mean stress (GPa), if wanted. Where
-    systems have their own time steps the time is that of the first.
+    per atom or summed; temperature (K) over the degrees of freedom that constraints leave, NaN if
+    one cannot say; the conserved energy (eV), if the integrator has one; and the mean stress (GPa),
+    if wanted. Where systems have their own time steps the time is that of the first.
 
     Parameters
     ----------
@@ -80,8 +80,16 @@ class BatchTable:
         """Return sums, eV: total, potential, kinetic and, if there is one, conserved; and T, K."""
         kinetic = sum(atoms.get_kinetic_energy() for atoms in systems)
         potential = sum(atoms.get_potential_energy() for atoms in systems)
-        dof = sum(atoms.get_number_of_degrees_of_freedom() for atoms in systems)
+        dof = sum(map(_degrees_of_freedom, systems))
         energies = [potential + kinetic, potential, kinetic]
         if (conserved := self._standing.conserved()) is not None:
             energies.append(float(np.nansum(conserved[moving])))
-        return energies, 2.0 * kinetic / (max(dof, 1) * units.kB)
+        return energies, 2.0 * kinetic / (np.maximum(dof, 1) * units.kB)
+
+
+def _degrees_of_freedom(atoms: Atoms) -> float:
+    """Return what ASE counts; NaN if a constraint cannot say, which is no reason to end a run."""
+    try:
+        return atoms.get_number_of_degrees_of_freedom()
+    except Exception:
+        return np.nan

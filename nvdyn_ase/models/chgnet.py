@@ -13,7 +13,8 @@ import torch
 from ase import units
 from jaxtyping import Float, Int
 from loguru import logger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from nvdyn_ase.data import Batch, segment_sum
 from nvdyn_ase.models.chgnet_graph import Sizes, count, find_angles
@@ -40,10 +41,11 @@ _AT_ONCE_ELSEWHERE = 2**19
 class CHGNetModel(PairNetwork):
     """CHGNet, the charge-informed universal potential for crystals of 94 elements.
 
-    B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023). The graphs are made of pairs of atoms in
-    float64, and go through the network's own layers in the network's own type, float32 as it comes.
-    So the numbers are those of ``chgnet.model.dynamics.CHGNetCalculator`` within that type, but for
-    the stress of a left-handed cell, which has the wrong sign there.
+    B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023). The graphs and their basis functions are made
+    of pairs of atoms in float64, and go through the network's own layers in the network's own type,
+    float32 as it comes. So the numbers are those of ``chgnet.model.dynamics.CHGNetCalculator``
+    within the error of its basis functions in float32, but for the stress of a left-handed cell,
+    which has the wrong sign there.
 
     It gives ``energy``, and ``forces``, ``stress``, ``magmoms`` (absolute values, μB),
     ``free_energy`` (the energy) and ``atomic_energies`` if asked. A system need not be periodic or
@@ -171,7 +173,7 @@ class CHGNetModel(PairNetwork):
         by_atom = "atomic_energies" in outputs & self.model_card.extra_outputs
         sloped = not outputs.isdisjoint({"forces", "stress"}) and len(i) > 0
         with torch.set_grad_enabled(sloped):
-            d = vector.to(self.model_card.dtype).requires_grad_(sloped)
+            d = vector.detach().requires_grad_(sloped)
             raw = module._compute(
                 self._graph(numbers, owners, i, j, d),
                 compute_magmom="magmoms" in outputs,
@@ -204,7 +206,8 @@ class CHGNetModel(PairNetwork):
         edge_bond = torch.cat([bond, bond])
         toward = torch.cat([-d, d])  # from the end of a directed edge to its start
         nowhere = torch.zeros_like(toward)
-        bases, short_bases, directions = module.bond_basis_expansion(
+        bases, short_bases, directions = _in_float64(
+            module.bond_basis_expansion,
             center=toward,
             neighbor=nowhere,
             undirected2directed=bond,
@@ -214,12 +217,15 @@ class CHGNetModel(PairNetwork):
         lengths = d.detach().norm(dim=1)
         short = (lengths < module.graph_converter.bond_graph_cutoff).nonzero().view(-1)
         one, other = find_angles(centers, torch.cat([short, short + len(i)]))
-        angles = module.angle_basis_expansion(directions[one], directions[other])
+        angles = _in_float64(
+            module.angle_basis_expansion, bond_i=directions[one], bond_j=directions[other]
+        )
+        dtype = self.model_card.dtype
         return BatchedGraph(
             atomic_numbers=numbers,
-            bond_bases_ag=bases,
-            bond_bases_bg=short_bases,
-            angle_bases=angles,
+            bond_bases_ag=bases.to(dtype),
+            bond_bases_bg=short_bases.to(dtype),
+            angle_bases=angles.to(dtype),
             batched_atom_graph=torch.stack([centers, ends], 1),
             batched_bond_graph=torch.stack([centers[one], edge_bond[one], edge_bond[other]], 1),
             atom_owners=owners,
@@ -298,6 +304,16 @@ def pretrained(version: str = "0.3.0", **options: Any) -> CHGNetModel:
     with redirect_stdout(io.StringIO()):  # it says how many parameters there are
         module = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
     return CHGNetModel(module, **options)
+
+
+def _in_float64(expansion: nn.Module, **inputs: Tensor) -> Any:
+    """Return basis functions in float64, whatever the type of the network.
+
+    Bonds in a line make angles of 0 or 180 degrees, where the derivative of the angle is a thousand
+    times that of the cosine: in float32 most of the error of forces and stress is from there.
+    """
+    own = {name: values.double() for name, values in expansion.state_dict().items()}
+    return functional_call(expansion, own, kwargs=inputs)
 
 
 def _tells_apart_systems_without_angles(module: CHGNet) -> bool:

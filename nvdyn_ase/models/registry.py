@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
 
 _NAMES = {
     "chgnet": "nvdyn_ase.models.chgnet:pretrained",
+    "coulomb": "nvdyn_ase.models.coulomb:Coulomb",
     "d3": "nvdyn_ase.models.d3:D3",
     "eam": "nvdyn_ase.models.eam:EAM",
     "emt": "nvdyn_ase.models.emt:EMT",
@@ -140,10 +141,10 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
         ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
-        ``"d3"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with ``path=``) or
-        one that another package brings. An ASE calculator: ``EMT``, ``EAM``, ``LennardJones``,
-        ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``, ``MACECalculator``,
-        ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator``,
+        ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with
+        ``path=``) or one that another package brings. An ASE calculator: ``EMT``, ``EAM``,
+        ``LennardJones``, ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``,
+        ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator``,
         ``TorchDFTD3Calculator`` and sums of calculators have batched equals, other packages may
         bring more, and any other one is called system by system, which is said once in the log. A
         calculator counts as one of these only if it is of that very class. The network of a

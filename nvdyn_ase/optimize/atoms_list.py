@@ -120,8 +120,16 @@ class AtomsList(Optimizable):
         return [constraint for atoms in self.systems for constraint in atoms.constraints]
 
     def get_number_of_degrees_of_freedom(self) -> np.ndarray:
-        """Return the number of degrees of freedom of each system, (B,)."""
-        counts = []
+        """Return the number of degrees of freedom of each system, (B,).
+
+        NaN where a constraint fails to say: the engine will end that system, with the reason.
+
+        Raises
+        ------
+        NotImplementedError
+            A constraint of which ASE does not know how many it takes.
+        """
+        counts: list[float] = []
         for index, atoms in enumerate(self.systems):
             try:
                 counts.append(atoms.get_number_of_degrees_of_freedom())
@@ -131,6 +139,8 @@ class AtomsList(Optimizable):
                     f"structure {index}: ASE does not know how many degrees of freedom its "
                     f"constraints ({kinds}) leave, which this thermostat needs"
                 ) from None
+            except Exception:
+                counts.append(np.nan)
         return np.array(counts)
 
     def get_kinetic_energy(self) -> float:

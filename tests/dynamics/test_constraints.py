@@ -132,8 +132,13 @@ def test_each_kind_does_what_ase_does(kind):
         assert len(own) == 8
         assert not any(isinstance(c, HostConstraint) for each in own for c in each)
     if kind == "FixSymmetry":
-        with pytest.raises(NotImplementedError, match="FixSymmetry"):
-            native.degrees_of_freedom(batch)
+        sizes = [[3.0 * len(atoms)] for atoms in structures]
+        for constraints in (native, host):
+            assert constraints.degrees_of_freedom(batch, needed=False).tolist() == sizes
+            assert not constraints.take_raised()
+            for _ in range(2):  # it is said whenever it matters
+                assert constraints.degrees_of_freedom(batch).tolist() == sizes
+                assert sorted(constraints.take_raised()) == [*range(8)]
         return
     expected = [atoms.get_number_of_degrees_of_freedom() for atoms in structures]
     assert native.degrees_of_freedom(batch).view(-1).tolist() == expected

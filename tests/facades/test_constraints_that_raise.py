@@ -5,11 +5,12 @@ import pytest
 from ase import units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixInternals
+from ase.constraints import FixInternals, FixSymmetry
 
 from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.filters import FrechetCellFilter
-from nvdyn_ase.md import Langevin, VelocityVerlet
+from nvdyn_ase.md import Bussi, Langevin, VelocityVerlet
+from nvdyn_ase.md.nvtberendsen import NVTBerendsen
 from nvdyn_ase.optimize import FIRE, LBFGS, GoodOldQuasiNewton
 from nvdyn_ase.workflows import molecular_dynamics, relax
 from tests.systems import with_velocities
@@ -45,6 +46,7 @@ class Unwilling:
         self._asked("adjust_momenta")
 
     def get_removed_dof(self, atoms):
+        self._asked("get_removed_dof")
         return 0
 
     def todict(self):
@@ -257,3 +259,67 @@ def test_noise_that_is_refused():
     dynamics.run(3)
     assert "Unwilling.redistribute_forces_md raised" in dynamics.results[1].reason
     assert np.array_equal(structures[1].positions, before)
+
+
+THERMOSTATS = {
+    "Bussi": lambda atoms, **options: Bussi(
+        atoms, units.fs, 300, 20 * units.fs, seed=[3, 4, 5][: len(atoms)], **options
+    ),
+    "NVTBerendsen": lambda atoms, **options: NVTBerendsen(
+        atoms, units.fs, 300, 20 * units.fs, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("method", THERMOSTATS)
+def test_degrees_of_freedom_that_are_not_told(method):
+    structures, free = three(Unwilling("get_removed_dof")), three()
+    before = structures[1].copy()
+    dynamics = THERMOSTATS[method](structures)
+    dynamics.run(4)
+    THERMOSTATS[method](free).run(4)
+    result = dynamics.results[1]
+    assert result.outcome is Outcome.ERROR and result.steps == 0
+    assert result.reason == "Unwilling.get_removed_dof raised ZeroDivisionError: no more of this"
+    assert np.array_equal(structures[1].positions, before.positions)
+    for ours, alone in zip(structures[::2], free[::2], strict=True):
+        assert np.array_equal(ours.positions, alone.positions)
+        assert np.array_equal(ours.get_momenta(), alone.get_momenta())
+
+
+def test_who_does_not_need_them_does_not_mind(tmp_path):
+    structures, log = three(Unwilling("get_removed_dof")), tmp_path / "md.log"
+    dynamics = VelocityVerlet(structures, units.fs, logfile=str(log))
+    dynamics.run(3)
+    assert [one.outcome for one in dynamics.results] == [Outcome.BUDGET] * 3
+    titles, *lines = (line.split() for line in log.read_text().splitlines())
+    assert [line[titles.index("T[K]")] for line in lines] == ["nan"] * 4
+    assert all(line.count("nan") == 1 for line in lines)
+
+
+def test_a_later_stage_that_needs_them():
+    structures = three(Unwilling("get_removed_dof"))
+    stages = FIRE(structures, logfile=None) + THERMOSTATS["Bussi"](structures)
+    stages.run(fmax=[1e-9, None], steps=[3, 4])
+    assert [one.stage_steps for one in stages.results] == [(3, 4), (3, 0), (3, 4)]
+    assert "get_removed_dof" in stages.results[1].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "ended"),
+    [({"integrator": "VelocityVerlet"}, False), ({"integrator": "Bussi", "taut": 5.0}, True)],
+)
+def test_a_stream_with_a_symmetry(options, ended):
+    """Nobody knows how many degrees of freedom it takes away."""
+    structures = three()
+    structures[2].positions = bulk("Au", cubic=True).positions
+    structures[2].set_constraint(FixSymmetry(structures[2]))
+    if ended:
+        options = {**options, "temperature_K": 300}
+    found = list(
+        molecular_dynamics(
+            structures, model="emt", timestep=units.fs, steps=3, ordered=True, **options
+        )
+    )
+    assert [one.outcome is Outcome.ERROR for one in found] == [False, False, ended]
+    assert ("FixSymmetry" in found[2].reason) == ended

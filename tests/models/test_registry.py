@@ -219,7 +219,7 @@ def test_names_take_options():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    names = "d3, eam, emt, harmonic, lennard-jones.*mace.*morse.*sw, table, tersoff"
+    names = "coulomb, d3, eam, emt, harmonic, lennard-jones.*mace.*morse.*sw, table, tersoff"
     with pytest.raises(ValueError, match=f"'maze'.*{names}"):
         as_model("maze")
 
@@ -339,14 +339,17 @@ def test_a_missing_package_names_the_extra(package, extra, calculator, monkeypat
             as_model(thing)
 
 
-def test_a_missing_package_of_another_name_names_the_extra(monkeypatch):
-    for loaded in [name for name in sys.modules if name.startswith("torch_dftd.")]:
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("d3", "torch_dftd", "d3"), ("coulomb", "torchpme", "pme")]
+)
+def test_a_missing_package_of_another_name_names_the_extra(name, package, extra, monkeypatch):
+    for loaded in [loaded for loaded in sys.modules if loaded.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.setitem(sys.modules, "torch_dftd", None)
-    monkeypatch.delitem(sys.modules, "nvdyn_ase.models.d3", raising=False)
-    monkeypatch.delattr(models, "d3", raising=False)
-    with pytest.raises(ImportError, match=r"torch_dftd is not installed.*'nvdyn_ase\[d3\]'"):
-        as_model("d3")
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"nvdyn_ase.models.{name}", raising=False)
+    monkeypatch.delattr(models, name, raising=False)
+    with pytest.raises(ImportError, match=rf"{package} is not installed.*'nvdyn_ase\[{extra}\]'"):
+        as_model(name)
 
 
 # -------------------------------------------------------------------------------- no calculator

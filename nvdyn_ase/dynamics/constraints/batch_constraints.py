@@ -45,6 +45,8 @@ class BatchConstraints:
         self._hosted = [kind for kind in self._kinds if isinstance(kind, HostedKind)]
         self.constrained = self._constrained(batch) if self else None
         self._dof: Float[Tensor, "B 1"] | None = None
+        self._uncounted: dict[int, Raised] = {}  # who cannot say how many of these are taken
+        self._raised: dict[int, Raised] = {}
 
     def _constrained(self, batch: Batch) -> Bool[Tensor, "V 1"]:
         has = torch.tensor([bool(own) for own in self._descriptions], device=batch.device)
@@ -147,25 +149,32 @@ class BatchConstraints:
         moves = (new != old).view(-1, 9).any(1).view(-1, 1, 1)
         return torch.where(moves, allowed, new)
 
-    def degrees_of_freedom(self, batch: Batch) -> Float[Tensor, "B 1"]:
+    def degrees_of_freedom(self, batch: Batch, needed: bool = True) -> Float[Tensor, "B 1"]:
         """Return the number of degrees of freedom of each system, as ASE counts them.
 
-        Raises
-        ------
-        NotImplementedError
-            There is a constraint of which ASE does not know.
+        A constraint that cannot say how many it takes away, as ``FixSymmetry`` cannot, counts as
+        taking none. If the number is needed, that is a failure of its own system, which
+        :meth:`take_raised` tells.
         """
         if self._dof is None:
             counts = 3.0 * np.asarray(batch.num_nodes_list, float)
-            for row, (own, size) in enumerate(
-                zip(self._descriptions, batch.num_nodes_list, strict=True)
-            ):
-                counts[row] -= sum(description.removed_dof(size) for description in own)
+            for row, own in enumerate(self._descriptions):
+                counts[row] -= sum(self._removed_dof(batch, row, one) for one in own)
             dof = torch.from_numpy(counts).to(batch["positions"])
             if self.fixed is not None:
                 dof = dof - 3.0 * segment_sum(self.fixed.view(-1).to(dof), batch.ptr)
             self._dof = dof.view(-1, 1)
+        if needed and self._uncounted:
+            self._raised = {**self._uncounted, **self._raised}
         return self._dof
+
+    def _removed_dof(self, batch: Batch, row: int, description: Description) -> int:
+        try:
+            return description.removed_dof(batch.num_nodes_list[row])
+        except Exception as error:
+            raised = Raised.by(description, "get_removed_dof", error)
+            self._uncounted.setdefault(row, raised)
+            return 0
 
     def note_failures(self) -> list[Bool[Tensor, " B"] | None]:
         """Return who could not be held so far, for :meth:`only_failures_of`."""
@@ -186,8 +195,8 @@ class BatchConstraints:
         return bool(self._hosted)
 
     def take_raised(self) -> dict[int, Raised]:
-        """Return what objects on the host could not do, by row; forget it."""
-        raised: dict[int, Raised] = {}
+        """Return what constraints could not do or say on the host, by row; forget it."""
+        raised, self._raised = self._raised, {}
         for kind in self._hosted:
             raised, kind.raised = {**kind.raised, **raised}, {}
         return raised

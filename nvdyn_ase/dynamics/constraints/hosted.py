@@ -80,6 +80,14 @@ class Raised(NamedTuple):
     reason: str
     error: Exception
 
+    @classmethod
+    def by(cls, constraint: Any, method: str, error: Exception) -> "Raised":
+        """Return what is told of a method of a constraint, or of a :class:`Hosted` one."""
+        constraint = getattr(constraint, "constraint", constraint)
+        at_fault = getattr(constraint, "acting", None)
+        name = type(constraint if at_fault is None else at_fault).__name__
+        return cls(f"{name}.{method} raised {type(error).__name__}: {error}", error)
+
 
 class HostedKind(Kind):
     """Calls one object after the other.
@@ -110,10 +118,7 @@ class HostedKind(Kind):
         try:
             yield
         except Exception as error:
-            at_fault = getattr(constraint, "acting", None)
-            name = type(constraint if at_fault is None else at_fault).__name__
-            reason = f"{name}.{method} raised {type(error).__name__}: {error}"
-            self.raised.setdefault(row, Raised(reason, error))
+            self.raised.setdefault(row, Raised.by(constraint, method, error))
 
     def positions(
         self, batch: Batch, old: Float[Tensor, "V 3"], new: Float[Tensor, "V 3"]

@@ -32,8 +32,8 @@ class BlowUpHook:
     Parameters
     ----------
     temperature
-        Limit, K, over the degrees of freedom that constraints leave; None for no limit. The
-        temperature of few atoms swings: leave it room.
+        Limit, K, over the degrees of freedom that constraints leave, all if one cannot say; None
+        for no limit. The temperature of few atoms swings: leave it room.
     displacement
         Limit of the way of an atom in one step, Å; None for no limit.
     frequency
@@ -79,7 +79,8 @@ class BlowUpHook:
         elif stage is HookStageEnum.AFTER_PRE_UPDATE:
             self._test_way(batch, dynamics)
         elif self.temperature is not None and "velocities" in dynamics._mutable_fields:
-            dof = dynamics.constraints(batch).degrees_of_freedom(batch).clamp(min=1.0)
+            constraints = dynamics.constraints(batch)
+            dof = constraints.degrees_of_freedom(batch, needed=False).clamp(min=1.0)
             value = 2.0 / kB * kinetic_energy(batch, batch["velocities"]) / dof
             retire_exploded(batch, dynamics, value, self.temperature, HOT)
 
