@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -78,6 +78,8 @@ class Part(NamedTuple):
         (U,) int64, the atoms of bonds, each bond once.
     d
         (U, 3), from i to j, Å, in the type of the network.
+    fields
+        What the network asks for beyond elements and vectors; see :class:`PairNetwork`.
     """
 
     elements: Int[Tensor, " V"]
@@ -86,6 +88,7 @@ class Part(NamedTuple):
     i: Int[Tensor, " U"]
     j: Int[Tensor, " U"]
     d: Float[Tensor, "U 3"]
+    fields: Mapping[str, Tensor]
 
     def both_ways(self) -> tuple[Int[Tensor, "2 D"], Float[Tensor, "D 3"]]:
         """Return the ends of directed edges and their vectors: edges u and U + u are bond u."""
@@ -106,12 +109,16 @@ class Answer(NamedTuple):
         Extra outputs with a number for each atom, (V,), float64.
     failures
         Systems that it does not accept, with the reason.
+    direct
+        Forces (V, 3), eV/Å, and stress (B, 3, 3), eV/Å³, float64, of a network that gives them
+        itself; then they are not made of ``slope``.
     """
 
     energy: Float[Tensor, " B"]
     slope: Float[Tensor, "U 3"]
     by_atom: Mapping[str, Tensor]
     failures: dict[int, str]
+    direct: Mapping[str, Tensor] = {}
 
 
 class PairNetwork(PairModel):
@@ -148,6 +155,9 @@ class PairNetwork(PairModel):
 
     #: Bonds at once on a CPU by default; more than fit its caches are slower.
     bonds_at_once = 1000
+
+    #: Fields of the batch that are given to the network as well.
+    fields_given: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -217,33 +227,55 @@ class PairNetwork(PairModel):
 
     def _evaluate(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Answer:
         """Evaluate a batch; ``elements`` are places in the order of the network's."""
-        on_cpu = batch.device.type == "cpu"
-        size = self.chunk_size or (self.bonds_at_once if on_cpu else None)
-        if size is None:
-            energy, atomic, slope = self._through(elements, batch.batch, batch.ptr, bonds)
-            return Answer(energy, slope, {"atomic_energies": atomic}, {})
-        counts = torch.bincount(batch.batch[bonds.i], minlength=len(batch)).cpu().numpy()
         nothing = torch.empty(0, dtype=torch.float64, device=batch.device)
         found = [(nothing, nothing, nothing.view(0, 3))]
-        for systems, atoms, rows in chunks(batch.host_ptr, counts, counts, size):
-            ptr = batch.ptr[systems.start : systems.stop + 1] - atoms.start
-            own = Bonds(*(part[rows] for part in bonds))
-            own = own._replace(i=own.i - atoms.start, j=own.j - atoms.start)
-            owners = batch.batch[atoms] - systems.start
-            found.append(self._through(elements[atoms], owners, ptr, own))
+        found += [self._through(part) for part in self._parts(batch, elements, bonds)]
         energy, atomic, slope = (torch.cat(values) for values in zip(*found, strict=True))
         return Answer(energy, slope, {"atomic_energies": atomic}, {})
 
+    def _parts(self, batch: Batch, elements: Int[Tensor, " V"], bonds: Bonds) -> Iterator[Part]:
+        """Iterate over the systems of a batch, as many at a time as are to go through at once."""
+        on_cpu = batch.device.type == "cpu"
+        size = self.chunk_size or (self.bonds_at_once if on_cpu else None)
+        dtype = self.model_card.dtype
+        fields = self._fields(batch)
+        if size is None:
+            d = bonds.vector.to(dtype)
+            yield Part(elements, batch.batch, batch.ptr, bonds.i, bonds.j, d, fields)
+            return
+        counts = torch.bincount(batch.batch[bonds.i], minlength=len(batch)).cpu().numpy()
+        for systems, atoms, rows in chunks(batch.host_ptr, counts, counts, size):
+            yield Part(
+                elements=elements[atoms],
+                owners=batch.batch[atoms] - systems.start,
+                ptr=batch.ptr[systems.start : systems.stop + 1] - atoms.start,
+                i=bonds.i[rows] - atoms.start,
+                j=bonds.j[rows] - atoms.start,
+                d=bonds.vector[rows].to(dtype),
+                fields={
+                    name: value[atoms if batch.level(name) is Level.NODE else systems]
+                    for name, value in fields.items()
+                },
+            )
+
+    def _fields(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the fields that the network asks for; ValueError if one is not there."""
+        if missing := [name for name in self.fields_given if name not in batch]:
+            raise ValueError(
+                f"the network needs {' and '.join(missing)} of each system; for Atoms these are "
+                "atoms.info['charge'] and atoms.info['spin']"
+            )
+        return {name: batch[name] for name in self.fields_given}
+
     def _through(
-        self, elements: Int[Tensor, " V"], owners: Int[Tensor, " V"], ptr: Tensor, bonds: Bonds
+        self, part: Part
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " V"], Float[Tensor, "U 3"]]:
         """Return the energies, those of atoms, and the derivatives by the vectors, in float64."""
         sloped = not self.model_config.outputs.isdisjoint({"forces", "stress"})
-        sloped = sloped and len(bonds.i) > 0
+        sloped = sloped and len(part.i) > 0
         with torch.set_grad_enabled(sloped):
-            d = bonds.vector.to(self.model_card.dtype).requires_grad_(sloped)
-            part = Part(elements, owners, ptr, bonds.i, bonds.j, d)
-            energy, atomic = self._energies(part)
+            d = part.d.detach().requires_grad_(sloped)
+            energy, atomic = self._energies(part._replace(d=d))
             slope = torch.autograd.grad(energy.sum(), d)[0] if sloped else torch.zeros_like(d)
         return energy.detach().double(), atomic.detach().double(), slope.detach().double()
 
@@ -269,7 +301,10 @@ class PairNetwork(PairModel):
         zero = segment_sum((positions - positions).sum(1), batch.ptr) + (cell - cell).sum((1, 2))
         energy = (answer.energy + zero)[:, None]
         values = {"energy": energy, "free_energy": energy.clone()}  # a hook may add to one of them
-        values |= self._derivatives(batch, flat, bonds, answer.slope, zero)
+        if answer.direct:
+            values |= _direct(batch, answer.direct, zero)
+        else:
+            values |= self._derivatives(batch, flat, bonds, answer.slope, zero)
         for name in self.model_card.extra_outputs & self.model_config.outputs:
             values[name] = answer.by_atom[name] + zero[batch.batch]
             if name not in FIELDS:
@@ -299,6 +334,17 @@ class PairNetwork(PairModel):
         virial = segment_sum(segment_sum(tensors, flat.ptr), batch.ptr) + zero[:, None]
         stress = (virial / volumes(batch["cell"].detach().double())).view(-1, 3, 3)
         return {"forces": forces, "stress": 0.5 * (stress + stress.mT) * self.stress_factor}
+
+
+def _direct(
+    batch: Batch, given: Mapping[str, Tensor], zero: Float[Tensor, " B"]
+) -> dict[str, Tensor]:
+    """Return forces and stress that a network gave; there is no stress without a volume."""
+    values = {"forces": given["forces"] + zero[batch.batch, None]}
+    if "stress" in given:
+        flat = torch.isinf(volumes(batch["cell"].detach().double()))[:, :, None]
+        values["stress"] = torch.where(flat, 0.0, given["stress"]) + zero[:, None, None]
+    return values
 
 
 def _same_network(one: nn.Module, other: nn.Module) -> bool:

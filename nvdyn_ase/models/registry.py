@@ -48,8 +48,10 @@ _NAMES = {
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
     "mace": "nvdyn_ase.models.mace:from_file",
+    "mattersim": "nvdyn_ase.models.mattersim:pretrained",
     "metatomic": "nvdyn_ase.models.metatomic:from_file",
     "morse": "nvdyn_ase.models.morse:Morse",
+    "orb": "nvdyn_ase.models.orb:pretrained",
     "sevennet": "nvdyn_ase.models.sevennet:pretrained",
     "stillinger-weber": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
     "sw": "nvdyn_ase.models.stillinger_weber:StillingerWeber",
@@ -97,6 +99,28 @@ _CLASSES = {
         "nvdyn_ase.models.nequip:from_calculator", exact=True
     ),
     "nequip.nn.graph_model.GraphModel": _Entry("nvdyn_ase.models.nequip:NequIPModel", exact=True),
+    "mattersim.forcefield.potential.MatterSimCalculator": _Entry(
+        "nvdyn_ase.models.mattersim:from_calculator", exact=True
+    ),
+    **{
+        f"mattersim.forcefield.{kind}": _Entry(
+            "nvdyn_ase.models.mattersim:MatterSimModel", exact=True
+        )
+        for kind in ("m3gnet.m3gnet.M3Gnet", "potential.Potential")
+    },
+    **{
+        f"orb_models.forcefield.{place}calculator.ORBCalculator": _Entry(
+            "nvdyn_ase.models.orb:from_calculator", exact=True
+        )
+        for place in ("", "inference.")  # the latter from version 0.6 on
+    },
+    **{
+        f"orb_models.forcefield.{place}{kind.lower()}_regressor.{kind}ForcefieldRegressor": _Entry(
+            "nvdyn_ase.models.orb:OrbModel", exact=True
+        )
+        for place in ("", "models.")
+        for kind in ("Conservative", "Direct")
+    },
     "torch_sim.models.interface.ModelInterface": _Entry("nvdyn_ase.models.torchsim:TorchSimModel"),
     "nvalchemi.models.base.BaseModelMixin": _Entry("nvdyn_ase.models.nvalchemi:NvalchemiModel"),
     "nvdyn_ase.atoms.proxy.CalculatorProxy": _Entry(f"{_ADAPTERS}:behind_proxy"),
@@ -141,14 +165,15 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
     obj
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
         ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
-        ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"mace"`` and ``"metatomic"`` (with
-        ``path=``) or one that another package brings. An ASE calculator: ``EMT``, ``EAM``,
-        ``LennardJones``, ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``,
-        ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``, ``MetatomicCalculator``,
-        ``TorchDFTD3Calculator`` and sums of calculators have batched equals, other packages may
-        bring more, and any other one is called system by system, which is said once in the log. A
-        calculator counts as one of these only if it is of that very class. The network of a
-        calculator will do too, and so does a model of torch-sim or of nvalchemi-toolkit.
+        ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"orb"``, ``"mattersim"``,
+        ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that another package brings. An ASE
+        calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``,
+        ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``, ``ORBCalculator``,
+        ``MatterSimCalculator``, ``MetatomicCalculator``, ``TorchDFTD3Calculator`` and sums of
+        calculators have batched equals, other packages may bring more, and any other one is called
+        system by system, which is said once in the log. A calculator counts as one of these only
+        if it is of that very class. The network of a calculator will do too, and so does a model
+        of torch-sim or of nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 

@@ -321,6 +321,8 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
         ("sevenn", "sevennet", "sevenn.calculator.SevenNetCalculator"),
         ("nequip", "nequip", "nequip.integrations.ase.NequIPCalculator"),
         ("metatensor", "metatomic", "metatomic_ase._calculator.MetatomicCalculator"),
+        ("orb_models", "orb", "orb_models.forcefield.calculator.ORBCalculator"),
+        ("mattersim", "mattersim", "mattersim.forcefield.potential.MatterSimCalculator"),
         ("torch_sim", "torchsim", "torch_sim.models.interface.ModelInterface"),
         ("nvalchemi", "nvalchemi", "nvalchemi.models.base.BaseModelMixin"),
     ],
