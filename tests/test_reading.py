@@ -2,6 +2,7 @@ import gzip
 import io
 import itertools
 import sqlite3
+from unittest import mock
 
 import ase
 import ase.io
@@ -51,13 +52,21 @@ LINES = ["2\n", "1\n", " 3 \n", "H 0 0 0\n", "C 1 1 1\n", "about it\n", "\n", "V
 
 
 @given(st.lists(st.sampled_from(LINES)), st.sets(st.integers(0, 30)))
-def test_frames_that_nobody_wants_are_the_same_frames(lines, unwanted):
+def test_frames_are_what_a_look_at_each_line_says(lines, unwanted):
+    """Also those that nobody wants."""
     text = "".join(lines).encode()
     found = list(frames(io.BytesIO(text), unwanted.__contains__))
-    every = list(frames(io.BytesIO(text)))
+    with mock.patch("nvdyn_ase.files.frames._ATOMS_AT_ONCE", -1):
+        every = list(frames(io.BytesIO(text)))
     assert [own._replace(text=b"") for own in found] == [own._replace(text=b"") for own in every]
     for number, (own, other) in enumerate(zip(found, every, strict=True)):
         assert own.text == other.text or number in unwanted
+
+
+def test_a_number_that_is_none_of_atoms_does_not_have_the_file_read():
+    file = io.BytesIO(b"99999999\nabout it\nH 0 0 0\n" + FRAME.encode() * 1000)
+    assert "should have 99999999 atoms and has 1" in next(frames(file)).problem
+    assert file.tell() < 100
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ from ase.constraints import FixAtoms
 from ase.io.extxyz import read_xyz
 
 from nvdyn_ase.files.extras import KEY, Extras, plain, restore, results_of
+from nvdyn_ase.files.extxyz_comment import entries
 from nvdyn_ase.files.frames import frames
 from nvdyn_ase.files.structure_file import INDEX, DamagedFileError, StructureFile, owners
 from nvdyn_ase.replacing import replacing
@@ -125,7 +126,8 @@ class ExtxyzFile(StructureFile):
 
 def from_text(text: bytes) -> ase.Atoms:
     """Return the structure of a frame, as ``ase.io`` reads it."""
-    found: ase.Atoms = next(read_xyz(io.StringIO(text.decode(), newline=None), index=0))
+    file = io.StringIO(text.decode(), newline=None)
+    found: ase.Atoms = next(read_xyz(file, index=0, properties_parser=entries))
     return found
 
 

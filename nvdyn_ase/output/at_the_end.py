@@ -7,9 +7,10 @@ from typing import Any
 import ase
 import ase.io
 from ase.db.jsondb import JSONDatabase
+from ase.db.row import AtomsRow
 
 from nvdyn_ase.files import INDEX, StructureFile
-from nvdyn_ase.files.database import as_row
+from nvdyn_ase.files.database_rows import as_row
 
 
 class FileAtTheEnd(StructureFile):
@@ -71,8 +72,8 @@ def _write_json(path: Path, held: list[tuple[ase.Atoms, dict[str, Any]]]) -> Non
     """Write ASE's database in JSON, which would write all of it anew with every row."""
     database = _InMemory(str(path))
     for atoms, marks in held:
-        row, pairs, data = as_row(atoms, marks)
-        database.write(row, key_value_pairs=pairs, data=data)
+        row = as_row(atoms, marks)
+        database.write(AtomsRow(row.fields), key_value_pairs=row.pairs, data=row.data)
     database.save()
 
 

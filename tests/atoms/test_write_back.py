@@ -1,5 +1,7 @@
 """A batch is written into the user's own Atoms, and results into their calculators."""
 
+import itertools
+
 import ase
 import numpy as np
 import pytest
@@ -555,3 +557,25 @@ def test_atoms_that_are_more_than_atoms_stay_so():
     write_back(moved([atoms]), [atoms], momenta=False, results=True)
     assert type(atoms) is Labelled
     check_results([atoms])
+
+
+def test_a_calculator_that_only_stores_results_is_as_ase_makes_it():
+    """Whatever it has, to its attributes that nobody looks at."""
+    systems = mixed(4)
+    batch = moved(systems)
+    write_back(batch, systems, momenta=False, results=True)
+    for atoms, other in itertools.permutations(systems, 2):
+        found, expected = atoms.calc, SinglePointCalculator(atoms, **atoms.calc.results)
+        assert type(found) is SinglePointCalculator
+        assert vars(found).keys() == vars(expected).keys()
+        assert found.atoms is not atoms and found.atoms == atoms
+        assert found.get_spin_polarized.__self__ is found
+        assert type(found.parameters) is type(expected.parameters)
+        assert found.parameters == expected.parameters
+        assert found.parameters is not other.calc.parameters
+        for name in ("_directory", "prefix", "use_cache"):
+            assert vars(found)[name] == vars(expected)[name]
+        for name, value in expected.results.items():
+            assert type(found.results[name]) is type(value)
+            assert not np.shares_memory(found.results[name], other.calc.results.get(name))
+        assert str(found) == str(expected)
