@@ -9,7 +9,7 @@ rank waits for another while there is work, and whichever dies, what is on the d
 import argparse
 import sys
 from collections.abc import Container, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from nvdyn_ase.commands import (
 )
 from nvdyn_ase.jobs import Job, job_of, one_line
 from nvdyn_ase.models import BaseModelMixin
-from nvdyn_ase.output import OutputError, ResultFile, result_file
+from nvdyn_ase.output import Lock, OutputError, ResultFile, result_file
 from nvdyn_ase.ranks import (
     Claims,
     Positions,
@@ -112,9 +112,9 @@ def _status(job: RankJob, arguments: argparse.Namespace) -> int:
     model = _placed(model, arguments.device, job)
     check(arguments, what, model)
     whole = _whole(job, arguments, what.method)
-    lock = nullcontext() if job.rank else whole.locked()  # of the first, for all
-    with lock, without_looking_for_garbage_in_what_is_there():
-        return _Run(job, arguments, what, model, whole).do()
+    locked = nullcontext(Lock(None)) if job.rank else whole.locked()
+    with locked as lock, without_looking_for_garbage_in_what_is_there():
+        return _Run(job, arguments, what, model, whole, lock).do()
 
 
 def _whole(job: RankJob, arguments: argparse.Namespace, method: str) -> ResultFile:
@@ -189,6 +189,8 @@ class _Run(FileRun):
         What gives energies and forces, on the device of this rank.
     whole
         What all ranks write; this rank writes a part of it.
+    lock
+        Of the first rank: what keeps other runs away from the output.
     """
 
     def __init__(
@@ -198,8 +200,9 @@ class _Run(FileRun):
         what: Job,
         model: BaseModelMixin,
         whole: ResultFile,
+        lock: Lock,
     ) -> None:
-        self.ranks = job
+        self.ranks, self.lock = job, lock
         self.whole, self.is_resumed = whole, False
         if job.rank == 0:
             source = provenance_of(arguments, what, model) | {"ranks": job.world_size}
@@ -233,7 +236,8 @@ class _Run(FileRun):
         begun = self.ranks.hear("begun")
         if not begun["is_complete"]:
             self._share(begun)
-            stopped = self._work()
+            with self._held(begun["lock"]):
+                stopped = self._work()
             if stopped is not None:
                 raise stopped
             self._finish()
@@ -270,7 +274,7 @@ class _Run(FileRun):
         count = reading.count(self.arguments.input, self.arguments.input_format) - len(done)
         self.ranks.store.set("taken", Positions(done | moving).packed())
         begun = {"is_complete": False, "count": max(count, 0), "before": len(done)}
-        self.ranks.say("begun", begun)
+        self.ranks.say("begun", begun | {"lock": self.lock.share()})
 
     def _done_of(self, whole: ResultFile) -> frozenset[int]:
         failed = whole.failed() if self.arguments.retry_failed else set()
@@ -313,6 +317,10 @@ class _Run(FileRun):
         )
 
     # ---------------------------------------------------------------- the work
+
+    def _held(self, signature: str | None) -> AbstractContextManager[None]:
+        """Hold the lock of the first rank too: if that dies, this one still writes for a while."""
+        return self.whole.joined(signature) if self.ranks.rank else nullcontext()
 
     def _work(self) -> BaseException | None:
         """Move what this rank claims; return what has stopped it, if anything."""

@@ -70,9 +70,9 @@ def structures(
     of which only ``ase.io`` knows where records begin, nothing is read behind it. A file that ends
     in the middle of a record, is empty or missing counts as a record that cannot be read.
 
-    Rows of an ``ase.db``, also of a part or query, have ``unique_id``, ``key_value_pairs`` and
-    ``data`` in ``info``, as with ``row.toatoms(add_additional_information=True)``; what
-    ``nvdyn_ase`` wrote comes back as it was.
+    Rows of an ``ase.db``, in SQLite or JSON, also of a part or query, have ``unique_id``,
+    ``key_value_pairs`` and ``data`` in ``info``, as with
+    ``row.toatoms(add_additional_information=True)``; what ``nvdyn_ase`` wrote comes back as it was.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ def _selected(
     form = form or filetype(str(path))
     index = selection(name, path)
     read = _READERS.get(form)
-    if index is None and form == "db":
-        read, index = partial(_of_database, query=query_of(name)), slice(None)
+    if index is None and form in _QUERIED:
+        read, index = partial(_QUERIED[form], query=query_of(name)), slice(None)
     if read is None or index is None:
         yield from enumerate(partial(_restored, a) for a in ase.io.iread(name, format=form))
         return
@@ -266,7 +266,16 @@ def _rows(database: Any, query: str, ids: Sequence[int]) -> dict[int, AtomsRow]:
 
 
 def _of_row(rows: Callable[[], dict[int, AtomsRow]], database: Any, number: int) -> ase.Atoms:
-    row = rows().get(number) or database.get(id=number)
+    return _of_whole_row(rows().get(number) or database.get(id=number))
+
+
+def _of_json(path: Path, passed: Callable[[int], bool], query: str = "") -> Iterator[_Record]:
+    with io.TextIOWrapper(_snapshot(path)) as file:  # one text, of which all rows are in memory
+        for row in ase.db.connect(file, type="json", use_lock_file=False).select(query):
+            yield partial(_of_whole_row, row)
+
+
+def _of_whole_row(row: AtomsRow) -> ase.Atoms:
     atoms: ase.Atoms = row.toatoms(add_additional_information=True)
     data = dict(atoms.info.pop("data", {}))
     text = data.pop(KEY, None)
@@ -286,7 +295,9 @@ _READERS: dict[str, Callable[[Path, Callable[[int], bool]], Iterator[_Record]]] 
     "extxyz": _of_extxyz,
     "traj": _of_trajectory,
     "db": _of_database,
+    "json": _of_json,
 }
+_QUERIED: dict[str, Callable[..., Iterator[_Record]]] = {"db": _of_database, "json": _of_json}
 
 
 # -------------------------------------------------------------------- as large as it was

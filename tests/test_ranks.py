@@ -26,9 +26,10 @@ from nvdyn_ase.output import result_file
 from nvdyn_ase.ranks import Claims, Positions, RankError, RankJob, Shares
 from nvdyn_ase.ranks.signs_of_life import PATIENCE, Neighbor
 from nvdyn_ase.workflows.capacity import Capacity
+from tests.killing import killed_after
 from tests.launching import dying, launched
 from tests.systems import mixed
-from tests.test_resume import ends, left_over, line_of, outcomes, use, wells
+from tests.test_resume import ends, left_over, line_of, outcomes, says_its_status, use, wells
 from tests.wells import Well
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process")  # it is multi-threaded, and forks
@@ -242,6 +243,35 @@ def test_ranks_have_their_output_alone(capfd):
         assert not os.path.exists("out.partial.db")
     assert launched(line_of("FIRE"), 2) == [0, 0]
     assert not [name for name in os.listdir() if name.endswith(".lock")]
+
+
+def looks_when_the_first_is_killed(line):
+    """Return what lets rank 1 kill the first, and see whether another run gets the output."""
+
+    def look():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all when one has died
+        os.kill(int(Path("first").read_text()), signal.SIGKILL)
+        os.environ.pop("RANK")
+        Path("status").write_text(killed_after(-1, says_its_status, line)[0])
+        os._exit(3)
+
+    def prepare(rank):
+        if rank == 0:
+            Path("first").write_text(str(os.getpid()))
+        dying({1: 5}, look)(rank)
+
+    return prepare
+
+
+def test_nobody_goes_on_with_what_a_rank_still_writes(capfd):
+    expected = whole("FIRE")
+    line = line_of("FIRE", more="--resume")
+    assert launched(line_of("FIRE"), 2, looks_when_the_first_is_killed(line)) == [-9, 3]
+    assert Path("status").read_text() == "2"
+    assert "out.db is in use by the ranks of process" in capfd.readouterr().err
+    assert main(line.split()) == 0
+    assert ends("out.db") == expected
+    assert left_over() == []
 
 
 def raises():

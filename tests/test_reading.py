@@ -99,11 +99,15 @@ def test_files_of_other_programs_are_read_as_ase_reads_them(tmp_path):
             np.testing.assert_array_equal(found[index].cell.array, atoms.cell.array)
 
 
-def test_rows_keep_what_was_with_them(tmp_path):
-    with ase.db.connect(tmp_path / "a.db") as database:
+@pytest.mark.parametrize("name", ["a.db", "a.json", "a.json.gz"])
+def test_rows_keep_what_was_with_them(tmp_path, name):
+    plain = tmp_path / name.removesuffix(".gz")
+    with ase.db.connect(plain) as database:
         database.write(bulk("Cu"), gap=1.5, data={"spectrum": [1, 2]})
         unique = database.get(gap=1.5).unique_id
-    info = read(tmp_path / "a.db")[0].info
+    if name != plain.name:
+        (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    info = read(tmp_path / name)[0].info
     assert info["key_value_pairs"] == {"gap": 1.5}
     assert info["data"] == {"spectrum": [1, 2]}
     assert info["unique_id"] == unique
@@ -112,14 +116,39 @@ def test_rows_keep_what_was_with_them(tmp_path):
 @pytest.fixture(scope="module")
 def annotated(folder):
     """Return a database of 148 rows with keys and data."""
-    path = folder / "annotated.db"
+    return annotate(folder / "annotated.db", range(150))
+
+
+def annotate(path, indices):
     with ase.db.connect(path) as database:
-        for index in range(150):
+        for index in indices:
             atoms = [bulk("Cu"), bulk("Au"), molecule("CO")][index % 3]
             database.write(atoms, num=index, kind=f"k{index % 2}", data={"spectrum": [index]})
         database.delete([5])
-        database.delete([70])
+        database.delete([min(70, len(indices) - 1)])
     return path
+
+
+def test_rows_of_a_database_in_json_are_those_of_ase(tmp_path):
+    path = annotate(tmp_path / "a.json", range(12))
+    with ase.db.connect(path) as database:
+        for part, chosen in {
+            "": list(database.select()),
+            "@2:9:3": list(database.select())[2:9:3],
+            "@-2:": list(database.select())[-2:],
+            "@num>3,Cu": list(database.select("num>3,Cu")),
+        }.items():
+            found = read(f"{path}{part}")
+            assert len(chosen) > 1
+            assert count([f"{path}{part}"]) == len(chosen)
+            for atoms, row in zip(found.values(), chosen, strict=True):
+                assert atoms == row.toatoms()
+                assert atoms.info["key_value_pairs"] == row.key_value_pairs
+                assert atoms.info["data"] == row.data
+                assert atoms.info["unique_id"] == row.unique_id
+    assert "no structures" in read(f"{path}@num>1000")[0].problem
+    path.write_bytes(path.read_bytes()[:-100])
+    assert list(unread(read(path))) == [0]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from nvdyn_ase.files import (
 from nvdyn_ase.output.account import UNREADABLE, Account
 from nvdyn_ase.output.at_the_end import FileAtTheEnd
 from nvdyn_ase.output.errors import OutputError, one_line
-from nvdyn_ase.output.lock import locked
+from nvdyn_ase.output.lock import Lock, joined, locked
 from nvdyn_ase.output.marks import marks_of
 from nvdyn_ase.output.parts import part_path, part_paths
 from nvdyn_ase.replacing import replacing, sync_directory
@@ -85,13 +85,20 @@ class ResultFile:
         """Return what there is that is removed when a run begins, and not when it is complete."""
         return [path for path in self.existing() if path != self.path]
 
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[Lock]:
         """Keep other runs away while a block is run; see :func:`nvdyn_ase.output.lock.locked`.
 
         A run holds it from before it looks at what there is to its end.
         """
-        name = f".{self._while_it_grows.name}.lock"
-        return locked(self.path.with_name(name), self.path)
+        return locked(self._lock_path, self.path)
+
+    def joined(self, signature: str | None) -> AbstractContextManager[None]:
+        """Hold the lock of this run together with another process that has shared it."""
+        return joined(self._lock_path, self.path, signature)
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f".{self._while_it_grows.name}.lock")
 
     @property
     def _while_it_grows(self) -> Path:
