@@ -167,8 +167,8 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
         ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
         ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"orb"``, ``"mattersim"``,
         ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that another package brings. An ASE
-        calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``,
-        ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``, ``ORBCalculator``,
+        calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``, ``Tersoff``,
+        ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``, ``ORBCalculator``,
         ``MatterSimCalculator``, ``MetatomicCalculator``, ``TorchDFTD3Calculator`` and sums of
         calculators have batched equals, other packages may bring more, and any other one is called
         system by system, which is said once in the log. A calculator counts as one of these only
