@@ -168,12 +168,12 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
         ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"orb"``, ``"mattersim"``,
         ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that another package brings. An ASE
         calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``, ``Tersoff``,
-        ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``, ``ORBCalculator``,
-        ``MatterSimCalculator``, ``MetatomicCalculator``, ``TorchDFTD3Calculator`` and sums of
-        calculators have batched equals, other packages may bring more, and any other one is called
-        system by system, which is said once in the log. A calculator counts as one of these only
-        if it is of that very class. The network of a calculator will do too, and so does a model
-        of torch-sim or of nvalchemi-toolkit.
+        ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``,
+        ``ORBCalculator``, ``MatterSimCalculator``, ``MetatomicCalculator``,
+        ``TorchDFTD3Calculator`` and sums of calculators have batched equals, other packages may
+        bring more, and any other one is called system by system, which is said once in the log. A
+        calculator counts as one of these only if it is of that very class. The network of a
+        calculator will do too, and so does a model of torch-sim or of nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 
