@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import which
 
 import numpy as np
+import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 
@@ -92,6 +93,14 @@ def test_the_screening_runs_and_tells_time_and_memory():
     assert each > neighbors + model > 0
     assert abs(each - neighbors - model - rest) < 0.01
     assert ratio > 0
+
+
+@pytest.mark.slow
+def test_the_replicas_of_a_slow_stage_run_over_ranks():
+    done = run("--systems", "6", "--seconds", "0.01", "--repeats", "1", script="replicas.py")
+    assert done.returncode in (0, 1), done.stderr  # nothing is said of time
+    names = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert names[:2] == ["1 x the slow stage", "3 x the slow stage"]
 
 
 def test_ranks_that_nothing_holds_up_share_the_time_and_a_slow_input_is_the_limit():

@@ -88,30 +88,28 @@ class Slow(Well):
         return super().forward(batch)
 
 
-def slow_second(rank, replicas, count, seconds):
-    """Run a stage and a slow one on so many ranks; return when the first was done, and the last."""
+def slow_second(rank, replicas, count):
+    """Run a stage and a slow one on so many ranks; return who was here, and the forward passes."""
     source = SizeAwareSampler(inputs([1.0] * count), max_batch_size=2)
     room = BufferConfig(num_systems=2, num_nodes=99, num_edges=0)
     stages = {
-        0: NVE(Slow(seconds / 10), dt=0.1, n_steps=5, sampler=source, buffer_config=room),
-        1: NVE(Slow(seconds), dt=0.1, n_steps=5, buffer_config=room, max_batch_size=2),
+        0: NVE(Slow(0.01), dt=0.1, n_steps=5, sampler=source, buffer_config=room),
+        1: NVE(Slow(0.1), dt=0.1, n_steps=5, buffer_config=room, max_batch_size=2),
     }
     with DistributedPipeline(stages, replicas={1: replicas}) as pipe:
-        begun = time.monotonic()
         pipe.run()
         stage = pipe.local_stage
         here = identities(stage.sinks[0].read()) if stage.is_final_stage else []
-        return time.monotonic() - begun, here, stage.model.forwards
+        return here, stage.model.forwards
 
 
+# What that is in time, examples/benchmarks/replicas.py measures.
 @pytest.mark.slow
-def test_three_replicas_of_a_slow_stage_are_nearly_three_times_as_fast():
-    one, three = (
-        results(run_ranks(slow_second, 1 + replicas, replicas, 60, 0.1)) for replicas in (1, 3)
-    )
+def test_three_replicas_of_a_slow_stage_share_its_work():
+    one, three = (results(run_ranks(slow_second, 1 + n, n, 60)) for n in (1, 3))
     for found in (one, three):
-        assert sorted(number for _, here, _ in found for number in here) == list(range(60))
-    assert max(t for t, _, _ in one) / max(t for t, _, _ in three) >= 2.4
+        assert sorted(number for here, _ in found for number in here) == list(range(60))
+    assert one[1][1] / max(forwards for _, forwards in three[1:]) >= 2.4
 
 
 def room_is_used(rank):
