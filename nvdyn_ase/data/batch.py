@@ -70,7 +70,9 @@ class Batch(Sizes, Buffering, Messaging):
         device: torch.device | str = "cpu",
         defaults: dict[str, Fill] | None = None,
     ) -> None:
-        self._fields: dict[str, Tensor] = {}
+        # None in the place of a field that is deferred: a half step that is compiled is compiled
+        # again if there are more or fewer.
+        self._fields: dict[str, Tensor | None] = {}
         self._levels: dict[str, Level] = {}
         self._deferred: dict[str, Callable[[], Tensor]] = {}
         nodes = np.asarray(num_nodes, dtype=np.int64)
@@ -157,10 +159,10 @@ class Batch(Sizes, Buffering, Messaging):
             except BaseException:
                 self._deferred[key] = function
                 raise
-        try:
-            return self._fields[key]
-        except KeyError:
-            raise self._missing(key) from None
+        tensor = self._fields.get(key)
+        if tensor is None:
+            raise self._missing(key)
+        return tensor
 
     def _missing(self, key: str) -> KeyError:
         return KeyError(f"no field {key!r}; there are {sorted(self.keys())}")
@@ -205,7 +207,7 @@ class Batch(Sizes, Buffering, Messaging):
     def __contains__(self, key: object) -> bool:
         """Say whether the field is there."""
         key = canonical(str(key))
-        return key in self._fields or key in self._deferred
+        return key in self._fields
 
     def __getattr__(self, key: str) -> Any:
         """Read a field as an attribute."""
@@ -236,7 +238,7 @@ class Batch(Sizes, Buffering, Messaging):
 
     def keys(self) -> list[str]:
         """Return the names of the fields."""
-        return [*self._fields, *self._deferred]
+        return list(self._fields)
 
     def level(self, key: str) -> Level:
         """Return what a row of the field belongs to."""
@@ -328,8 +330,7 @@ class Batch(Sizes, Buffering, Messaging):
         key = canonical(key)
         kind = Level(level) if level else self._levels.get(key) or _level(key)
         self._levels[key] = _checked_level(key, kind)
-        self._fields.pop(key, None)
-        self._deferred[key] = function
+        self._fields[key], self._deferred[key] = None, function
 
     def deferred(self, key: str) -> Callable[[], Tensor] | None:
         """Return the function of a field that nobody has read since it was deferred, else None."""
@@ -345,7 +346,8 @@ class Batch(Sizes, Buffering, Messaging):
         return [
             key
             for key, tensor in self._fields.items()
-            if held.get(key, none)[0] is not tensor or held[key][1] != tensor._version
+            if tensor is not None
+            and (held.get(key, none)[0] is not tensor or held[key][1] != tensor._version)
         ]
 
     def set_edges(
@@ -414,7 +416,7 @@ class Batch(Sizes, Buffering, Messaging):
     def _without_unread_pairs(self) -> tuple[dict[str, Tensor], np.ndarray]:
         """Return the fields and each system's pairs, without pairs that nobody has read."""
         pairs = self._edge_keys()
-        if not pairs or any(key in self._fields for key in pairs):
+        if not pairs or any(self._fields.get(key) is not None for key in pairs):
             return {key: self._field(key) for key in self.keys()}, self._edges
         fields = {key: self._field(key) for key in self.keys() if key not in pairs}
         return fields, np.zeros_like(self._edges)

@@ -11,6 +11,12 @@ from nvdyn_ase.data.blocks import Blocks
 from nvdyn_ase.data.fields import Level
 from nvdyn_ase.data.joining import block_entries, boundaries
 
+# Half steps of engines read these.
+_LOOKED_UP = (
+    *("num_nodes", "num_nodes_list", "host_ptr"),
+    *("ptr", "ptr3", "num_nodes_per_graph", "batch"),
+)
+
 
 class Sizes:
     """Sizes and pointers of systems laid end to end, known on the host.
@@ -126,6 +132,11 @@ class Sizes:
     def batch(self) -> Int[Tensor, " V"]:
         """System of each atom, (V,), on the device."""
         return self._on_device(np.repeat(np.arange(len(self._nodes)), self._nodes))
+
+    def look_up(self) -> None:
+        """Have at hand what is found on the host when it is first asked for."""
+        for name in _LOOKED_UP:
+            getattr(self, name)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         """Send an array that nobody else holds."""

@@ -27,8 +27,11 @@ class Compiling(BaseDynamics):
     def compile(self, **kwargs: Any) -> Self:
         """Have ``torch.compile`` make the moves of every stage into few kernels; return self.
 
-        When systems enter a stage, the host looks up which rows move, and there the compiler breaks
-        off; so ``fullgraph=True`` is not possible.
+        What the host has to know, as which rows move, is looked up before a move, so that it can be
+        compiled whole, as ``fullgraph=True`` demands: with the integrators, FIRE, FIRE2, LBFGS,
+        MDMin and gradient descent, unless constraints act on the host. Methods with a matrix for
+        each system are compiled in pieces. That is done once, and again for a batch of one system,
+        and where sizes that were equal by chance, as systems and atoms, no longer are.
 
         Parameters
         ----------

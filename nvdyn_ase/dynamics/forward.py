@@ -198,6 +198,11 @@ class ForwardPass(PerSystemParameters):
             self._constraints = BatchConstraints(batch)
         return self._constraints
 
+    def look_up(self, batch: Batch) -> None:
+        """Find what the host has to know of a batch before it is moved."""
+        super().look_up(batch)
+        self.constraints(batch)
+
     def is_arranged(self, batch: Batch) -> bool:
         """Say whether what was looked up of constraints is still so, as far as is known here."""
         return self.constraints(batch).are_of(batch)

@@ -191,6 +191,10 @@ class Noise:
         """Go on to the numbers of the next step."""
         state[POSITION] = state[POSITION] + 1
 
+    def look_up(self, batch: Batch) -> None:
+        """Find the rows of the atoms, and those of the systems."""
+        self._places(batch)
+
     def _places(self, batch: Batch) -> tuple[Rows, Rows]:
         """Return the rows of the atoms, and those of the systems."""
         if self._rows is None or self._rows[0] is not batch:
@@ -208,6 +212,11 @@ class HasNoise(PerSystemParameters):
         """Raise ValueError if there are not as many parameters, seeds or generators as systems."""
         super().check_parameters(batch, places)
         self.noise.check(places)
+
+    def look_up(self, batch: Batch) -> None:
+        """Find what the host has to know of a batch before it is moved."""
+        super().look_up(batch)
+        self.noise.look_up(batch)
 
     @property
     def seed(self) -> Any:

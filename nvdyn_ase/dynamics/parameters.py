@@ -135,6 +135,14 @@ class PerSystemParameters:
         """Return which values of parameters that were given one by one the systems have."""
         return self._places or Places.of(batch)
 
+    def look_up(self, batch: Batch) -> None:
+        """Find what the host has to know of a batch before it is moved.
+
+        It is found when it is first asked for; within a half step that is compiled it cannot be.
+        """
+        batch.look_up()
+        self.state.look_up()
+
     def parameter(self, name: str) -> Any:
         """Return a parameter: the number itself, or (B, 1) where systems have their own."""
         return self.state[name] if name in self.state else getattr(self, name)

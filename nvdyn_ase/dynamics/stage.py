@@ -1,5 +1,6 @@
 """The systems that are in one stage of a fused run, and the engine that moves them."""
 
+from collections.abc import Callable
 from math import lcm
 from types import MethodType
 from typing import Any
@@ -346,12 +347,22 @@ class Stage:
         for name in ("pre_update", "post_update"):
             method = getattr(type(self.engine), name)
             if method is not getattr(BaseDynamics, name):
-                compiled = torch.compile(method, **options)
+                compiled = _looking_up_first(torch.compile(method, **options))
                 vars(self.engine)[name] = MethodType(compiled, self.engine)
 
     def is_frozen(self) -> Bool[Tensor, " n"]:
         """Return who is done with the stage."""
         return self.part["status"].view(-1) >= self.engine.exit_status
+
+
+def _looking_up_first(half_step: Callable[[Any, Batch], None]) -> Callable[[Any, Batch], None]:
+    """Return a half step that finds on the host, before it begins, what it has to know."""
+
+    def looked_up(engine: BaseDynamics, batch: Batch) -> None:
+        engine.look_up(batch)
+        half_step(engine, batch)
+
+    return looked_up
 
 
 # What means something else in the whole than in a part.

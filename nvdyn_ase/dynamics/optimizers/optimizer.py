@@ -61,6 +61,11 @@ class Optimizer(BaseDynamics):
         super().follow(batch, state, kept)
         self._rows = self._rows_looked_at = self._row_forces = None
 
+    def look_up(self, batch: Batch) -> None:
+        """Find what the host has to know of a batch before it is moved."""
+        super().look_up(batch)
+        self.rows(batch).look_up()
+
     def is_arranged(self, batch: Batch) -> bool:
         """Say whether what was looked up of constraints and filters is still so."""
         return super().is_arranged(batch) and self.rows(batch).are_of(batch)
