@@ -107,7 +107,7 @@ def plan_files(arguments: argparse.Namespace) -> int:
     found = plan(given.read(), model, capacity)
     if not found.structures:
         raise CommandError(given.why_nothing())
-    print(table(found, given.problems, job.n_steps, model.device))
+    print(table(found, given.problems, job.most_steps or job.n_steps, model.device))
     return 0 if found.usable == found.structures and not given.problems else 1
 
 
