@@ -1,7 +1,6 @@
 """The command ``nvdyn-ase``: what :mod:`nvdyn_ase.workflows` does, from files to files."""
 
 import argparse
-import ast
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from nvdyn_ase import __version__
+from nvdyn_ase.method_options import add_dynamics, add_relaxation, assignment
 
 _DESCRIPTION = """\
 Relaxation, molecular dynamics and evaluation of structures in files, many at a time, with the
@@ -39,6 +39,35 @@ Compute energy, forces and, where the model has it, stress of every structure in
   nvdyn-ase evaluate structures.extxyz -o evaluated.db --model emt
 """
 
+_RUN_DESCRIPTION = """\
+Let every structure in the input files go through several stages, each as soon as it is done with
+the one before, and write all of them, as they are then, to one file.
+
+  nvdyn-ase run anneal.toml start.extxyz -o annealed.db --model emt
+
+anneal.toml has a table for each stage. Its keys are the options of relax or md, without dashes in
+front; an option that takes KEY=VALUE is a table.
+
+  [[stage]]
+  method = "relax"
+  fmax = 0.3
+
+  [[stage]]
+  method = "md"
+  steps = 1000
+  temperature = 600
+  option = {friction = 0.002}
+
+  [[stage]]
+  method = "relax"
+  optimizer = "LBFGS"
+  fmax = 0.02
+
+A relaxation that has not converged in its steps goes on to the next stage all the same. Structures
+at rest get velocities of the temperature of the first md. The seed of a stage is its number, from
+0, unless it says another. A cell filter has to be the same in all relaxations.
+"""
+
 _EPILOG = """\
 output
   The format follows from the name, as in ase.io. Structures are written as they are done, where the
@@ -53,6 +82,7 @@ output
     JOB_converged, JOB_steps, JOB_evaluations, JOB_fmax (eV/Å)
     JOB_outcome  converged; budget (steps used up); not_finite, exploded, rejected or error (failed)
     JOB_reason   why it failed
+    run_steps_1, run_steps_2, ...  steps in each stage of run
   A structure that failed is written too, as far as it got, without energy and forces.
 
 if it was stopped
@@ -139,10 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_relax(commands)
     _add_md(commands)
     _add_evaluate(commands)
+    _add_run(commands)
     return parser
 
 
-def _add_command(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
+def _add_command(
+    commands: Any, name: str, short: str, description: str, first: str | None = None
+) -> argparse.ArgumentParser:
     """Add a command with what all of them have: files, a model, batches, what is shown."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -152,6 +185,8 @@ def _add_command(commands: Any, name: str, short: str, description: str) -> argp
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(job=name)
+    if first is not None:
+        parser.add_argument(first, metavar=first.upper(), help="a TOML file that says what to do")
     _add_files(parser)
     _add_energy(parser)
     _add_batches(parser)
@@ -217,7 +252,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         "--model-option",
         action="append",
         default=[],
-        type=_assignment,
+        type=assignment,
         metavar="KEY=VALUE",
         help="parameter of the model, as sigma=3.4; may be repeated",
     )
@@ -242,64 +277,20 @@ def _add_batches(parser: argparse.ArgumentParser) -> None:
 
 def _add_relax(commands: Any) -> None:
     parser = _add_command(commands, "relax", "relax structures", _RELAX_DESCRIPTION)
-    method = parser.add_argument_group("method")
-    method.add_argument(
-        "--fmax", type=float, default=0.05, help="largest force at the end, eV/Å (%(default)s)"
-    )
-    method.add_argument(
-        "--steps", type=int, default=500, help="at most, for each structure (%(default)s)"
-    )
-    method.add_argument(
-        "--optimizer", default="FIRE", metavar="NAME", help="of nvdyn_ase.optimize (%(default)s)"
-    )
-    _add_options(method, "--option", "parameter of the optimizer, as maxstep=0.1")
-    method.add_argument(
-        "--cell-filter",
-        metavar="NAME",
-        help="relax the cells too, with this class of nvdyn_ase.filters, as FrechetCellFilter",
-    )
-    _add_options(method, "--filter-option", "parameter of the filter, as scalar_pressure=0.01")
+    add_relaxation(parser.add_argument_group("method"))
 
 
 def _add_md(commands: Any) -> None:
     parser = _add_command(commands, "md", "molecular dynamics", _MD_DESCRIPTION)
-    method = parser.add_argument_group("method")
-    method.add_argument("--steps", type=int, required=True, help="of each structure")
-    method.add_argument(
-        "--integrator", default="Langevin", metavar="NAME", help="of nvdyn_ase.md (%(default)s)"
-    )
-    method.add_argument("--timestep", type=float, default=1.0, help="fs (%(default)s)")
-    method.add_argument("--temperature", type=float, metavar="T", help="K")
-    method.add_argument("--seed", type=int, default=0, help="of random numbers (%(default)s)")
-    _add_options(method, "--option", "parameter of the integrator in ASE units, as friction=0.002")
+    add_dynamics(parser.add_argument_group("method"))
 
 
 def _add_evaluate(commands: Any) -> None:
     _add_command(commands, "evaluate", "energies and forces", _EVALUATE_DESCRIPTION)
 
 
-def _add_options(group: Any, name: str, meaning: str) -> None:
-    group.add_argument(
-        name,
-        action="append",
-        default=[],
-        type=_assignment,
-        metavar="KEY=VALUE",
-        help=f"{meaning}; may be repeated",
-    )
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """Read ``key=value``; the value is a Python literal, or else a word."""
-    key, equals, value = text.partition("=")
-    if not (equals and key.isidentifier()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form key=value")
-    if value.lower() in ("true", "false"):
-        return key, value.lower() == "true"
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
+def _add_run(commands: Any) -> None:
+    _add_command(commands, "run", "several stages one after the other", _RUN_DESCRIPTION, "stages")
 
 
 def _batch_size(text: str) -> int | str:

@@ -61,13 +61,28 @@ def run_into(
 ) -> int:
     """Do a job into an output that is this process's alone; return the exit status."""
     run = FileRun(arguments, job, model, output, source)
-    if arguments.resume and output.is_complete() and not arguments.retry_failed:
-        output.look_into(source)
+    if arguments.resume and is_done(output, arguments, source):
         run.checkpoints.remove()  # it was about to be when the run was stopped
         print(f"{arguments.output} is complete: there is nothing to resume")
         return 0 if job.is_success(output.outcomes()) else 1
     with without_looking_for_garbage_in_what_is_there():
         return run.do()
+
+
+def is_done(output: ResultFile, arguments: argparse.Namespace, source: dict[str, Any]) -> bool:
+    """Say whether there is a complete output of this run, and nothing in it to try again.
+
+    If it is of another run, that is an error unless it is to be replaced.
+    """
+    if arguments.retry_failed or not output.is_complete():
+        return False
+    try:
+        output.look_into(source)
+    except OutputError:
+        if not arguments.overwrite:
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -92,7 +107,7 @@ def plan_files(arguments: argparse.Namespace) -> int:
     found = plan(given.read(), model, capacity)
     if not found.structures:
         raise CommandError(given.why_nothing())
-    print(table(found, given.problems, job.n_steps, model.device))
+    print(table(found, given.problems, job.most_steps or job.n_steps, model.device))
     return 0 if found.usable == found.structures and not given.problems else 1
 
 
@@ -120,7 +135,7 @@ class FileRun:
 
     def do(self) -> int:
         """Move all structures, and write them; return the exit status."""
-        output, resume = self.output, self.arguments.resume and self.output.is_begun()
+        output, resume = self.output, self.arguments.resume and self.is_begun()
         if resume:
             output.open(1, self.source, resume=True, retry=self.arguments.retry_failed)
         done = self._done() if resume else frozenset()
@@ -137,6 +152,11 @@ class FileRun:
         finally:
             reading.close()
         return self._told(stopped, len(done))
+
+    def is_begun(self) -> bool:
+        """Say whether there is something to go on with, and not only what is to be replaced."""
+        replaced = self.arguments.overwrite and not self.arguments.retry_failed
+        return self.output.is_begun() and not (replaced and self.output.is_complete())
 
     def spare_the_input(self, output: ResultFile) -> None:
         """Raise if a file that a new run removes first is one that it reads."""

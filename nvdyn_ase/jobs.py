@@ -2,7 +2,8 @@
 
 import argparse
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,14 +13,24 @@ from ase.units import fs
 
 import nvdyn_ase.filters
 import nvdyn_ase.md
+from nvdyn_ase.dynamics import BaseDynamics
+from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.md.velocitydistribution import thermalize_momenta
+from nvdyn_ase.models import BaseModelMixin
+from nvdyn_ase.stage_file import stages_of
 from nvdyn_ase.workflows.arguments import (
     at_least,
     cell_filter_function,
     check_temperatures,
     integrator_class,
 )
-from nvdyn_ase.workflows.methods import MakeEngine, evaluation, motion, relaxation
+from nvdyn_ase.workflows.methods import (
+    MakeEngine,
+    evaluation,
+    motion,
+    relaxation,
+    with_outputs,
+)
 
 
 class JobError(Exception):
@@ -47,6 +58,8 @@ class Job(NamedTuple):
         Of random numbers, if there are any.
     needed
         The outcome of a structure that went well.
+    most_steps
+        Of each structure at most, in all stages together, where each stage has a limit of its own.
     """
 
     method: str
@@ -57,6 +70,7 @@ class Job(NamedTuple):
     prepare: Callable[[int, ase.Atoms], None] | None = None
     seed: int | None = None
     needed: str = "converged"
+    most_steps: int | None = None
 
     def is_success(self, outcomes: Mapping[int, str]) -> bool:
         """Say whether all structures ended as they should, by the names of their outcomes.
@@ -76,6 +90,8 @@ def job_of(arguments: argparse.Namespace) -> Job:
     """
     try:
         return _JOBS[arguments.job](arguments)
+    except JobError:
+        raise
     except (TypeError, ValueError) as error:
         raise JobError(one_line(error)) from error
 
@@ -142,7 +158,62 @@ def _evaluation(arguments: argparse.Namespace) -> Job:
     return Job(method="evaluate", make=evaluation, n_steps=None, parameters={})
 
 
-_JOBS = {"relax": _relaxation, "md": _dynamics, "evaluate": _evaluation}
+def _stages(arguments: argparse.Namespace) -> Job:
+    jobs: list[Job] = []
+    for place, own in enumerate(stages_of(arguments.stages), 1):
+        with _named(f"{arguments.stages}, stage {place} ({own.method})"):
+            jobs.append(_JOBS[own.method](own))
+    parameters = {
+        str(place): {"method": own.method, "seed": own.seed, **own.parameters}
+        for place, own in enumerate(jobs, 1)
+    }
+    return Job(
+        method="run",
+        make=partial(_fused, arguments.stages, jobs),
+        n_steps=None,
+        parameters={"stages": parameters},
+        cell_filter=_one_filter(arguments.stages, jobs),
+        prepare=next((own.prepare for own in jobs if own.method == "md"), None),
+        needed=jobs[-1].needed,
+        most_steps=sum(own.n_steps or 0 for own in jobs),
+    )
+
+
+def _fused(name: str, jobs: list[Job], model: BaseModelMixin) -> BaseDynamics:
+    engines = []
+    for place, own in enumerate(jobs, 1):
+        with _named(f"{name}, stage {place} ({own.method})"):
+            engines.append(own.make(model))
+        engines[-1].n_steps = own.n_steps
+    return with_outputs(FusedStage(list(enumerate(engines))))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Let what is wrong say where that is."""
+    try:
+        yield
+    except (JobError, TypeError, ValueError) as error:
+        raise JobError(f"{where}: {one_line(error)}") from error
+
+
+def _one_filter(name: str, jobs: list[Job]) -> Any:
+    """Return the cell filter of all relaxations: it is on a structure, whatever stage it is in."""
+    told = [
+        (place, own.parameters["cell_filter"], own.parameters["filter_options"], own.cell_filter)
+        for place, own in enumerate(jobs, 1)
+        if own.method == "relax"
+    ]
+    for place, *own, _ in told:
+        if own != list(told[0][1:3]):
+            raise JobError(
+                f"{name}, stage {place} (relax): cell-filter and filter-option have to be those of "
+                f"stage {told[0][0]}"
+            )
+    return told[0][-1] if told else None
+
+
+_JOBS = {"relax": _relaxation, "md": _dynamics, "evaluate": _evaluation, "run": _stages}
 
 
 def _set_moving(temperature: float, seed: int, index: int, atoms: ase.Atoms) -> None:

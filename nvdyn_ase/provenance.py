@@ -154,4 +154,6 @@ def _differing(name: str, before: Any, now: Any) -> list[str]:
         return []
     if name == "model.hash":
         return ["the model is another one, or has other parameters"]
-    return [f"{name.split('.')[-1]} was {before!r}, and is {now!r}"]
+    stage = re.search(r"\bstages\.(\d+)", name)
+    called = name.split(".")[-1] + (f" of stage {stage[1]}" if stage else "")
+    return [f"{called} was {before!r}, and is {now!r}"]

@@ -21,6 +21,7 @@ from nvdyn_ase.commands import (
     CommandError,
     FileRun,
     check,
+    is_done,
     model_of,
     plan_files,
     provenance_of,
@@ -206,7 +207,7 @@ class _Run(FileRun):
         self.whole, self.is_resumed = whole, False
         if job.rank == 0:
             source = provenance_of(arguments, what, model) | {"ranks": job.world_size}
-            self.is_resumed = self._is_resumed(arguments)
+            self.is_resumed = self._is_resumed(arguments, source)
         else:
             source = job.hear("source")
         super().__init__(arguments, what, model, whole.part(job.rank), source)
@@ -215,10 +216,11 @@ class _Run(FileRun):
         if job.rank == 0:
             job.say("source", source)
 
-    def _is_resumed(self, arguments: argparse.Namespace) -> bool:
+    def _is_resumed(self, arguments: argparse.Namespace, source: dict[str, Any]) -> bool:
         """Say whether there is something to go on with, and the user or the launcher wants it."""
         if arguments.resume:
-            return self.whole.is_begun()
+            complete = self.whole.is_complete() and not arguments.retry_failed
+            return is_done(self.whole, arguments, source) if complete else self.whole.is_begun()
         if not (self.ranks.restarts and self.whole.is_begun()):
             return False
         if not self.whole.is_complete():
@@ -255,7 +257,6 @@ class _Run(FileRun):
         """Look what there is to do, and tell the others."""
         whole, retry = self.whole, self.arguments.retry_failed
         if self.is_resumed and whole.is_complete() and not retry:
-            whole.look_into(self.source)
             for path in self._all_checkpoints():
                 path.unlink()
             print(f"{self.arguments.output} is complete: there is nothing to resume")

@@ -29,7 +29,16 @@ from nvdyn_ase.workflows.capacity import Capacity
 from tests.killing import killed_after
 from tests.launching import dying, launched
 from tests.systems import mixed
-from tests.test_resume import ends, left_over, line_of, outcomes, says_its_status, use, wells
+from tests.test_resume import (
+    STAGES,
+    ends,
+    left_over,
+    line_of,
+    outcomes,
+    says_its_status,
+    use,
+    wells,
+)
 from tests.wells import Well
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process")  # it is multi-threaded, and forks
@@ -38,6 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process")  # it is multi-th
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("stages.toml").write_text(STAGES)
 
 
 def whole(job, count=7):
@@ -143,7 +153,10 @@ def test_a_rank_that_gives_no_sign_of_life_is_named(monkeypatch):
 # -------------------------------------------------------------------- one result
 
 
-@pytest.mark.parametrize("job", [pytest.param("FIRE", marks=slow), "Langevin"])
+@pytest.mark.parametrize(
+    "job",
+    [pytest.param("FIRE", marks=slow), "Langevin", pytest.param("stages", marks=slow)],
+)
 def test_two_ranks_end_as_one(job, capfd):
     expected = whole(job)
     capfd.readouterr()
@@ -336,18 +349,18 @@ def test_what_is_wrong_for_all_is_said_once(capfd):
     assert "several ranks cannot write a cif file together" in said
     assert launched("relax in.traj -o out.db --model", 2)[0] == 2
     assert capfd.readouterr().err.count("expected one argument") == 1
-    assert os.listdir() == ["in.traj"]
+    assert sorted(os.listdir()) == ["in.traj", "stages.toml"]
 
 
 def test_an_empty_input_says_so(capfd):
     open("in.extxyz", "w").close()
     assert launched("relax in.extxyz -o out.db --model emt", 2)[0] == 2
     assert "Empty file" in capfd.readouterr().err
-    assert os.listdir() == ["in.extxyz"]
+    assert sorted(os.listdir()) == ["in.extxyz", "stages.toml"]
 
 
 @slow
-@pytest.mark.parametrize("job", ["FIRE", "LBFGS", "Langevin"])
+@pytest.mark.parametrize("job", ["FIRE", "LBFGS", "Langevin", "stages"])
 def test_ranks_die_at_random_again_and_again(job):
     rng = random.Random(job)
     expected = whole(job, 40)

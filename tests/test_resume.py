@@ -24,13 +24,30 @@ from tests.wells import Well
 
 #: What is done to the structures of ``in.traj``, into ``out.db``.
 JOBS = {
-    "FIRE": "relax --steps 60",
-    "LBFGS": "relax --steps 60 --optimizer LBFGS",
-    "BFGS, cells": "relax --steps 40 --optimizer BFGS --cell-filter FrechetCellFilter",
-    "Langevin": "md --steps 30 --timestep 2 --temperature 300 --seed 7",
-    "NPT": "md --steps 20 --temperature 300 --integrator NPTBerendsen "
+    "FIRE": "relax in.traj --steps 60",
+    "LBFGS": "relax in.traj --steps 60 --optimizer LBFGS",
+    "BFGS, cells": "relax in.traj --steps 40 --optimizer BFGS --cell-filter FrechetCellFilter",
+    "Langevin": "md in.traj --steps 30 --timestep 2 --temperature 300 --seed 7",
+    "NPT": "md in.traj --steps 20 --temperature 300 --integrator NPTBerendsen "
     "--option pressure_au=0.0 --option compressibility_au=0.01",
+    "stages": "run stages.toml in.traj",
 }
+STAGES = """
+[[stage]]
+method = "relax"
+fmax = 0.3
+
+[[stage]]
+method = "md"
+steps = 10
+temperature = 600
+timestep = 2
+
+[[stage]]
+method = "relax"
+optimizer = "LBFGS"
+steps = 20
+"""
 SMALL = "--model emt --batch-size 4 --checkpoint-every 3 --quiet"
 
 
@@ -40,6 +57,7 @@ def _warm(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("warm"))
         ase.io.write("in.traj", periodic(2))
+        Path("stages.toml").write_text(STAGES)
         for job in JOBS:
             assert main(line_of(job, f"{len(job)}.db").split()) in (0, 1)
 
@@ -47,6 +65,7 @@ def _warm(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("stages.toml").write_text(STAGES)
 
 
 def periodic(count):
@@ -60,8 +79,7 @@ def periodic(count):
 
 
 def line_of(job, name="out.db", more=""):
-    command, rest = JOBS[job].split(" ", 1)
-    return f"{command} in.traj -o {name} {rest} {SMALL} {more}"
+    return f"{JOBS[job]} -o {name} {SMALL} {more}"
 
 
 def work(say, line):
@@ -86,6 +104,8 @@ def ends(name):
             *(atoms.positions.tobytes(), atoms.cell.tobytes(), atoms.get_momenta().tobytes()),
             *(row.get(key) for key in ("relax_steps", "relax_evaluations", "relax_outcome")),
             *(row.get(key) for key in ("md_steps", "md_evaluations", "md_outcome")),
+            *(row.get(key) for key in ("run_evaluations", "run_outcome")),
+            *(row.get(f"run_steps_{stage}") for stage in (1, 2, 3)),
             row.get("energy"),
         )
     return found
@@ -381,7 +401,7 @@ def test_a_file_system_without_locks_is_written_all_the_same(monkeypatch):
     monkeypatch.setattr("nvdyn_ase.output.lock.fcntl.lockf", unable)
     ase.io.write("in.traj", wells(2))
     assert main(["relax", "in.traj", "-o", "out.db", "--model", "harmonic", "--quiet"]) == 0
-    assert sorted(os.listdir()) == ["in.traj", "out.db"]
+    assert sorted(os.listdir()) == ["in.traj", "out.db", "stages.toml"]
 
 
 # -------------------------------------------------------------------- failures tried again

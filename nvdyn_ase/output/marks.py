@@ -26,6 +26,8 @@ def marks_of(result: Result, method: str) -> dict[str, Any]:
     }
     if math.isfinite(result.fmax):
         marks["fmax"] = result.fmax
+    for place, steps in enumerate(result.stage_steps, 1):
+        marks[f"steps_{place}"] = steps
     if result.reason:
         marks["reason"] = " ".join(result.reason.split())
     return {key if key == INDEX else f"{method}_{key}": value for key, value in marks.items()}

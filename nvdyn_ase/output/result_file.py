@@ -242,7 +242,7 @@ class ResultFile:
                 f"{self._partial} has structures without {INDEX}, so that one cannot say which are "
                 "done; it is not of this program, or of an older version: move it away"
             )
-        if provenance is not None and (found or self._account):
+        if provenance is not None and (found or self._account or part_paths(self._partial)):
             self._account.compare(provenance, retry)
         elif provenance is not None:
             self._account.tell(provenance)
@@ -255,10 +255,10 @@ class ResultFile:
                 self._outcomes[marks[INDEX]] = sys.intern(outcome)
 
     def _remove_partial(self) -> None:
-        parts = [self._partial, *part_paths(self._partial)]
-        files = [path for part in parts for path in self._file.belongings(part)]
-        # The sidecar first: a complete file of an earlier run may be left alone with it.
-        for path in [self._sidecar, *files]:
+        parts = [path for part in part_paths(self._partial) for path in self._file.belongings(part)]
+        # Parts first: nothing but the file or its sidecar says what they are of. The sidecar before
+        # the file: a complete file of an earlier run may be left alone with it.
+        for path in [*parts, self._sidecar, *self._file.belongings(self._partial)]:
             path.unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- several processes

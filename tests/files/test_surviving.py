@@ -1,13 +1,9 @@
 """A file may be cut off at any byte, and the process killed at any moment."""
 
 import errno
-import io
-import os
 import random
 import resource
-import signal
 import sqlite3
-import sys
 import threading
 
 import ase.db
@@ -20,7 +16,7 @@ import nvdyn_ase.files.database
 from nvdyn_ase.files import INDEX, DamagedFileError, TrajectoryFile
 from nvdyn_ase.files.ulm_items import find_items
 from tests.files.written import KINDS, STREAMS, assert_kept, contents, marks, some, write
-from tests.killing import killed_after
+from tests.killing import killed_after, killed_before
 
 WHOLE = some(6)
 
@@ -252,33 +248,15 @@ def test_killed_again_and_again_each_is_there_once(tmp_path, kind, kills):
         assert_kept(atoms, WHOLE[index % 5], decimals=kind == "extxyz")
 
 
-def make_until(say, path, count):
-    """Make a file, and be killed before a call into SQLite, a file or the system."""
-    left = [count]
-    kinds = (sqlite3.Connection, sqlite3.Cursor, io.IOBase)
-
-    def look(_, event, function):
-        of = getattr(function, "__self__", None)
-        if event == "c_call" and (isinstance(of, kinds) or of is sys.modules[os.name]):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    file = KINDS["db"](path)
-    sys.setprofile(look)
-    file.recover()
-    sys.setprofile(None)
-
-
 def test_a_database_that_was_being_made_goes_on(tmp_path):
-    said, count = [], 0
-    while not said:
-        path, count = tmp_path / f"{count}.db", count + 1
-        said = killed_after(-1, make_until, path, count)
+    calls, call = None, 0
+    while calls is None:
+        call += 1
+        path = tmp_path / f"{call}.db"
+        calls = killed_before(call, KINDS["db"](path).recover)
         write("db", path, WHOLE[:1])
         assert sorted(contents("db", path)) == [0]
-    assert said == ["end"]
-    assert count > 20
+    assert calls == call - 1 > 20
 
 
 # -------------------------------------------------------------------- databases

@@ -55,6 +55,22 @@ def indices(name):
     return [int(atoms.info["input_index"]) for atoms in found]
 
 
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "a.db"])
+def test_parts_of_which_nothing_says_what_they_are_of_are_not_taken_over(name):
+    part = result_file(name).part(1)
+    part.open()
+    part.write(result(0))
+    part.close(complete=True)
+    output = result_file(name, resume=True)
+    with pytest.raises(OutputError, match=r"gone or damaged|does not say"):
+        output.open(provenance=run_of(), resume=True)
+    assert part.existing()
+    output = result_file(name, overwrite=True)
+    output.open(provenance=run_of())
+    assert output.done() == set()
+    output.close(complete=False)
+
+
 # -------------------------------------------------------------------- stopped and gone on with
 
 
