@@ -269,7 +269,7 @@ def any_pipeline(rank, size, seeds):
 
 
 # Pairs of the user's, a model that finds its own, several stages on a rank, both types of numbers.
-@pytest.mark.parametrize(("size", "seeds"), [(2, (5, 8)), (3, (6, 9)), (4, (3, 10))])
+@pytest.mark.parametrize(("size", "seeds"), [(2, (5, 8)), (3, (9,)), (4, (10,))])
 def test_every_system_arrives_once_and_bit_for_bit(size, seeds):
     results(run_ranks(any_pipeline, size, size, seeds, limit=100))
 

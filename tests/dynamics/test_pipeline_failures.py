@@ -71,6 +71,8 @@ def three_stages(guilty, hook, sinks=None, room=ROOM, last_room=ROOM):
 
 
 def run(rank, guilty, action):
+    if action == "dies":
+        watch._FAREWELL = 1.0  # it never learns that it has died
     sinks = [Moody(99, {1})] if action == "sink" else None
     acts = {"dies": die, "raises": give_up, "stops": stop}
     hook = AtStep(acts[action]) if action in acts else None

@@ -135,15 +135,21 @@ class Watch:
 
     def tell(self, name: str, value: bytes) -> None:
         """Tell the others something in this run."""
-        self.store.set(f"{name} {self._runs} {self.rank}", value)
+        try:
+            self.store.set(f"{name} {self._runs} {self.rank}", value)
+        except torch.distributed.DistError as error:
+            raise self._storeless(error) from error
 
     def hear(self, name: str, rank: int, check: Callable[[], None]) -> bytes:
         """Return what a rank tells in this run; ``check`` is called meanwhile and may raise."""
         key = f"{name} {self._runs} {rank}"
-        while not self.store.check([key]):
-            check()
-            time.sleep(0.01)
-        return self.store.get(key)
+        try:
+            while not self.store.check([key]):
+                check()
+                time.sleep(0.01)
+            return self.store.get(key)
+        except torch.distributed.DistError as error:
+            raise self._storeless(error) from error
 
     def leave(self) -> None:
         """Wait a little until all others know of a failure, so that each can say what it was."""
