@@ -211,7 +211,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="MODEL",
         help="emt, eam, lj, morse, sw, tersoff, table, d3, harmonic, chgnet, mace, sevennet, "
-        "orb, mattersim, metatomic, or a name that a package has registered",
+        "orb, mattersim, fairchem, metatomic, or a name that a package has registered",
     )
     energy.add_argument(
         "--model-option",
