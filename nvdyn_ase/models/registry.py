@@ -44,6 +44,7 @@ _NAMES = {
     "d3": "nvdyn_ase.models.d3:D3",
     "eam": "nvdyn_ase.models.eam:EAM",
     "emt": "nvdyn_ase.models.emt:EMT",
+    "fairchem": "nvdyn_ase.models.fairchem:pretrained",
     "harmonic": "nvdyn_ase.models.harmonic:Harmonic",
     "lennard-jones": "nvdyn_ase.models.lennard_jones:LennardJones",
     "lj": "nvdyn_ase.models.lennard_jones:LennardJones",
@@ -99,6 +100,12 @@ _CLASSES = {
         "nvdyn_ase.models.nequip:from_calculator", exact=True
     ),
     "nequip.nn.graph_model.GraphModel": _Entry("nvdyn_ase.models.nequip:NequIPModel", exact=True),
+    "fairchem.core.calculate.ase_calculator.FAIRChemCalculator": _Entry(
+        "nvdyn_ase.models.fairchem:from_calculator", exact=True
+    ),
+    "fairchem.core.units.mlip_unit.predict.MLIPPredictUnit": _Entry(
+        "nvdyn_ase.models.fairchem:FairchemModel", exact=True
+    ),
     "mattersim.forcefield.potential.MatterSimCalculator": _Entry(
         "nvdyn_ase.models.mattersim:from_calculator", exact=True
     ),
@@ -166,14 +173,15 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
         ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
         ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"orb"``, ``"mattersim"``,
-        ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that another package brings. An ASE
-        calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``, ``Tersoff``,
-        ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator``, ``NequIPCalculator``,
-        ``ORBCalculator``, ``MatterSimCalculator``, ``MetatomicCalculator``,
-        ``TorchDFTD3Calculator`` and sums of calculators have batched equals, other packages may
-        bring more, and any other one is called system by system, which is said once in the log. A
-        calculator counts as one of these only if it is of that very class. The network of a
-        calculator will do too, and so does a model of torch-sim or of nvalchemi-toolkit.
+        ``"fairchem"``, ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that another package
+        brings. An ASE calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``,
+        ``Tersoff``, ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator``,
+        ``NequIPCalculator``, ``ORBCalculator``, ``MatterSimCalculator``, ``FAIRChemCalculator``,
+        ``MetatomicCalculator``, ``TorchDFTD3Calculator`` and sums of calculators have batched
+        equals, other packages may bring more, and any other one is called system by system, which
+        is said once in the log. A calculator counts as one of these only if it is of that very
+        class. The network of a calculator will do too, and so does a model of torch-sim or of
+        nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 

@@ -219,7 +219,7 @@ def test_names_take_options():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    names = "coulomb, d3, eam, emt, harmonic, lennard-jones.*mace.*morse.*sw, table, tersoff"
+    names = "coulomb, d3, eam, emt, .*harmonic, lennard-jones.*mace.*morse.*sw, table, tersoff"
     with pytest.raises(ValueError, match=f"'maze'.*{names}"):
         as_model("maze")
 
@@ -322,6 +322,7 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
         ("nequip", "nequip", "nequip.integrations.ase.NequIPCalculator"),
         ("metatensor", "metatomic", "metatomic_ase._calculator.MetatomicCalculator"),
         ("orb_models", "orb", "orb_models.forcefield.calculator.ORBCalculator"),
+        ("fairchem", "fairchem", "fairchem.core.calculate.ase_calculator.FAIRChemCalculator"),
         ("mattersim", "mattersim", "mattersim.forcefield.potential.MatterSimCalculator"),
         ("torch_sim", "torchsim", "torch_sim.models.interface.ModelInterface"),
         ("nvalchemi", "nvalchemi", "nvalchemi.models.base.BaseModelMixin"),
