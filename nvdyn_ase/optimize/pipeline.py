@@ -59,15 +59,15 @@ class Pipeline:
         self.stages, self.replicas = list(stages), dict(replicas or {})
         parts = [own.facades if isinstance(own, Stages) else [own] for own in stages]
         self._lengths = [len(own) for own in parts]
-        self._whole = Stages([facade for own in parts for facade in own])
-        self.atoms = self._whole.atoms
-        self._driver: AtomsDriver | None = None
-        for own in [*self.stages, *self._whole.facades]:
-            if own._observers if isinstance(own, Stages) else own.observers:  # type: ignore[attr-defined]
+        for own in self.stages:
+            if own._observers if isinstance(own, Stages) else getattr(own, "observers", ()):
                 raise ValueError(
                     f"{type(own).__name__} has observers (attach, a trajectory or a log), and no "
                     "rank of a pipeline has all Atoms as they are in a step; leave them out"
                 )
+        self._whole = Stages([facade for own in parts for facade in own])
+        self.atoms = self._whole.atoms
+        self._driver: AtomsDriver | None = None
 
     def __repr__(self) -> str:
         """Say what follows what, and on how many ranks."""

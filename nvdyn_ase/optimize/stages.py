@@ -49,7 +49,8 @@ class Stages:
     TypeError
         Something else, or one that leaves its Atoms to ASE's own code.
     ValueError
-        They have other Atoms, or filters that differ.
+        They have other Atoms, filters that differ, or observers; the trajectory and the log of an
+        integrator are such.
     """
 
     def __init__(self, facades: Sequence[EngineFacade]) -> None:
@@ -63,6 +64,11 @@ class Stages:
                 raise TypeError(
                     f"{type(facade).__name__} leaves one Atoms to ASE's own code; for stages give "
                     "it a list, or engine=True"
+                )
+            if facade.observers:  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"{type(facade).__name__} has observers (attach, a trajectory or a log), which "
+                    "count its own steps; leave them out, and attach functions to the stages"
                 )
         self.facades = list(facades)
         self._driver = self._opened()

@@ -71,7 +71,7 @@ def test_filters_are_for_the_optimizers_and_observers_see_current_atoms():
     assert {result.outcome for result in stages.results} == {Outcome.BUDGET}
 
 
-def test_what_cannot_be_stages():
+def test_what_cannot_be_stages(tmp_path):
     structures = systems(2)
     relax = FIRE(structures)
     with pytest.raises(TypeError, match="not int"):
@@ -84,5 +84,12 @@ def test_what_cannot_be_stages():
         (relax + VelocityVerlet(structures, 1 * fs) + LBFGS(structures)).run(steps=[1, 2])
     with pytest.raises(ValueError, match="never ends"):
         (relax + VelocityVerlet(structures, 1 * fs)).run()
+    for kind in (FIRE, LBFGS):
+        watched = kind(structures)
+        watched.attach(print)
+        with pytest.raises(ValueError, match=f"{kind.__name__} has observers"):
+            relax + watched
+    with pytest.raises(ValueError, match="VelocityVerlet has observers"):
+        relax + VelocityVerlet(structures, 1 * fs, trajectory=[str(tmp_path / n) for n in "ab"])
     assert repr(relax + LBFGS(structures)) == "Stages(FIRE + LBFGS, 2 structures)"
     assert isinstance(relax + (LBFGS(structures) + LBFGS(structures)), Stages)
