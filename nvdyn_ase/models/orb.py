@@ -200,7 +200,8 @@ class OrbModel(PairNetwork):
         system = {"cell": cell.detach().to(dtype)}
         if "total_charge" in part.fields:
             system["total_charge"] = part.fields["total_charge"].view(-1).to(dtype)
-            system["total_spin"] = part.fields["spin_multiplicity"].view(-1).to(dtype)
+            spin = part.fields["spin_multiplicity"].view(-1).to(dtype)
+            system |= {"total_spin": spin, "spin_multiplicity": spin}  # the latter from 0.6 on
         return AtomGraphs(
             senders=edges[0],
             receivers=edges[1],
