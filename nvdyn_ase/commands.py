@@ -26,6 +26,7 @@ from nvdyn_ase.workflows.ahead import ReadAhead
 from nvdyn_ase.workflows.capacity import Capacity
 from nvdyn_ase.workflows.checkpoints import Checkpoints, checkpoints_of_ranks
 from nvdyn_ase.workflows.flow import flow
+from nvdyn_ase.workflows.readings import Readings
 from nvdyn_ase.workflows.stream import in_order
 from nvdyn_ase.workflows.supply import Numbered
 
@@ -124,7 +125,7 @@ class FileRun:
     ) -> None:
         self.arguments, self.job, self.model, self.output = arguments, job, model, output
         self.source = source
-        self.input = Input(arguments, job)
+        self.input, self.readings = Input(arguments, job), Readings()
         self.summary = Summary(by_steps=job.needed == "budget")
         self.checkpoints = Checkpoints(
             output.path.with_name(f"{output.path.name}.checkpoint.npz"),
@@ -139,7 +140,7 @@ class FileRun:
         if resume:
             output.open(1, self.source, resume=True, retry=self.arguments.retry_failed)
         done = self._done() if resume else frozenset()
-        reading = ReadAhead(self.input.read(done))
+        reading = ReadAhead(self.readings.of(self.input.read(done)))
         try:
             first = list(islice(reading, 2))
             if not (first or done):
@@ -210,6 +211,7 @@ class FileRun:
             bar=self.bar(numbered),
             checkpoints=self.checkpoints,
             done=done,
+            readings=self.readings,
         )
         return in_order(results, self.input.problems) if self.is_ordered else results
 

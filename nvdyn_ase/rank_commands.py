@@ -326,7 +326,8 @@ class _Run(FileRun):
     def _work(self) -> BaseException | None:
         """Move what this rank claims; return what has stopped it, if anything."""
         self.output.open(1)
-        numbered = ReadAhead(self.input.read(self.claims), self.shares.ahead)
+        found = self.readings.of(self.input.read(self.claims))
+        numbered = ReadAhead(found, self.shares.ahead)
         try:
             return self.move(numbered, _AllBut(self.own))
         finally:

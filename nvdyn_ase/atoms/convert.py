@@ -165,6 +165,7 @@ def batch_from_atoms(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     copy_constraints: bool = True,
+    readings: Sequence[Reading | None] | None = None,
 ) -> Batch:
     """Convert many ``ase.Atoms`` to a batch, fast: the same as joining :func:`from_atoms` of each.
 
@@ -179,6 +180,9 @@ def batch_from_atoms(
         See :func:`from_atoms`.
     device
         Where to put the batch.
+    readings
+        What :func:`read` has returned for some of them with this ``copy_constraints``, and None for
+        others: nobody has changed those structures since.
 
     Raises
     ------
@@ -195,21 +199,22 @@ def batch_from_atoms(
         raise ValueError("a batch needs at least one structure; the list is empty")
     for row in _suspects(structures):
         from_atoms(structures[row], index=ids[row])  # raises, if there is something wrong with it
-    readings = []
-    for index, atoms in zip(ids, structures, strict=True):
+    found = []
+    known = [None] * len(structures) if readings is None else readings
+    for index, atoms, reading in zip(ids, structures, known, strict=True):
         try:
-            readings.append(read(atoms, copy_constraints))
+            found.append(read(atoms, copy_constraints) if reading is None else reading)
         except (ValueError, TypeError, IndexError) as problem:
             raise StructureError(index, str(problem)) from problem
     sizes = [len(atoms) for atoms in structures]
-    fields = _declared_columns(readings, sizes, dtype)
+    fields = _declared_columns(found, sizes, dtype)
     fields["system_id"] = (Level.SYSTEM, torch.tensor(ids).view(-1, 1))
     defaults: dict[str, Fill] = {}
-    for key in dict.fromkeys(key for reading in readings for key in reading.own):
-        fields[key] = (Level.NODE, _own_column(key, readings, sizes))
+    for key in dict.fromkeys(key for reading in found for key in reading.own):
+        fields[key] = (Level.NODE, _own_column(key, found, sizes))
         defaults[key] = 0
-    constraints = [reading.constraints for reading in readings]
-    host = [reading.host for reading in readings]
+    constraints = [reading.constraints for reading in found]
+    host = [reading.host for reading in found]
     batch = Batch(fields, sizes, None, constraints, host, "cpu", defaults)
     return batch if torch.device(device).type == "cpu" else batch.to(device)
 

@@ -15,6 +15,7 @@ from nvdyn_ase.progress import Bar
 from nvdyn_ase.workflows.capacity import Capacity
 from nvdyn_ase.workflows.checkpoints import Checkpoints
 from nvdyn_ase.workflows.methods import MakeEngine
+from nvdyn_ase.workflows.readings import Readings
 from nvdyn_ase.workflows.stream import stream
 from nvdyn_ase.workflows.supply import AtomsSupply, Numbered, failure
 
@@ -30,6 +31,7 @@ def flow(
     bar: Bar,
     checkpoints: Checkpoints | None = None,
     done: Container[int] = frozenset(),
+    readings: Readings | None = None,
 ) -> Generator[Result, None, None]:
     """Return the results of structures that an engine moves, as they are done.
 
@@ -53,6 +55,8 @@ def flow(
         Where those that are being moved are saved, and taken up from.
     done
         Positions of structures that are not in the stream because they are done.
+    readings
+        What is known already of structures that come, if there is a model for all.
 
     Raises
     ------
@@ -66,7 +70,7 @@ def flow(
         if cell_filter is not None and not model.model_card.supports_stress:
             raise ValueError(f"{type(model).__name__} gives no stress, which cell_filter= needs")
         engine = make(model)
-        supply = AtomsSupply(numbered, model, capacity, cell_filter)
+        supply = AtomsSupply(numbered, model, capacity, cell_filter, readings=readings)
         results = stream(engine, supply, n_steps, bar, checkpoints, done)
     return _shown(results, bar)
 

@@ -18,6 +18,7 @@ from nvdyn_ase.dynamics import Outcome
 from nvdyn_ase.dynamics.checkpoint import CheckpointError
 from nvdyn_ase.models import BaseModelMixin
 from nvdyn_ase.workflows.capacity import Capacity
+from nvdyn_ase.workflows.readings import Readings
 
 #: A structure of the input with its position there.
 Numbered = tuple[int, Any]
@@ -39,6 +40,10 @@ class AtomsSupply:
         How much a batch holds.
     cell_filter
         Puts a filter on an Atoms; None for cells that stay.
+    own_calculators
+        Each structure has its own calculator, which the model stands for.
+    readings
+        What is known already of structures that come; nothing by default.
 
     Attributes
     ----------
@@ -59,9 +64,11 @@ class AtomsSupply:
         capacity: Capacity,
         cell_filter: Callable[[ase.Atoms], Any] | None = None,
         own_calculators: bool = False,
+        readings: Readings | None = None,
     ) -> None:
         self.structures, self.model, self.capacity = structures, model, capacity
         self.cell_filter, self.own_calculators = cell_filter, own_calculators
+        self._readings = readings or Readings()
         self.moving: dict[int, ase.Atoms] = {}
         self.results: deque[Result] = deque()
         self.problem: Exception | None = None
@@ -156,6 +163,7 @@ class AtomsSupply:
         reasons = self._unusable(taken)
         for row, reason in reasons.items():
             index, atoms = taken[row]
+            self._readings.take(index)
             self.results.append(failure(atoms, index, Outcome.REJECTED, reason))
         usable = [pair for row, pair in enumerate(taken) if row not in reasons]
         if not usable:
@@ -179,7 +187,8 @@ class AtomsSupply:
 
     def _converted(self, usable: Sequence[Numbered]) -> Batch:
         systems = [atoms for _, atoms in usable]
-        batch = batch_from_atoms(systems, copy_constraints=False)
+        readings = [self._readings.take(index) for index, _ in usable]
+        batch = batch_from_atoms(systems, copy_constraints=False, readings=readings)
         if self.cell_filter is not None:
             Filters([self.cell_filter(atoms) for atoms in systems]).put(batch)
         numbers = torch.tensor([[index] for index, _ in usable])
