@@ -246,7 +246,8 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="MODEL",
         help="emt, eam, lj, morse, sw, tersoff, table, d3, coulomb, harmonic, chgnet, mace, "
-        "sevennet, orb, mattersim, fairchem, metatomic, or a name that a package has registered",
+        "sevennet, orb, mattersim, fairchem, aimnet2, metatomic, or a name that a package has "
+        "registered",
     )
     energy.add_argument(
         "--model-option",

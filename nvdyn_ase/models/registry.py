@@ -39,6 +39,7 @@ class _Entry(NamedTuple):
 
 
 _NAMES = {
+    "aimnet2": "nvdyn_ase.models.aimnet2:pretrained",
     "chgnet": "nvdyn_ase.models.chgnet:pretrained",
     "coulomb": "nvdyn_ase.models.coulomb:Coulomb",
     "d3": "nvdyn_ase.models.d3:D3",
@@ -72,6 +73,12 @@ _CLASSES = {
         )
         for kind in ("LinearCombination", "Mixed", "Sum", "Average")
     },
+    "aimnet.calculators.aimnet2ase.AIMNet2ASE": _Entry(
+        "nvdyn_ase.models.aimnet2:from_calculator", exact=True
+    ),
+    "aimnet.calculators.calculator.AIMNet2Calculator": _Entry(
+        "nvdyn_ase.models.aimnet2:AIMNet2Model", exact=True
+    ),
     "chgnet.model.dynamics.CHGNetCalculator": _Entry(
         "nvdyn_ase.models.chgnet:from_calculator", exact=True
     ),
@@ -173,15 +180,15 @@ def as_model(obj: Any, **options: Any) -> BaseModelMixin:
         A batched model, which is returned as it is. A name: ``"emt"``, ``"lj"``, ``"morse"``,
         ``"harmonic"``, ``"sw"``, ``"eam"``, ``"tersoff"`` and ``"table"`` (with ``potential=``),
         ``"d3"``, ``"coulomb"``, ``"chgnet"``, ``"sevennet"``, ``"orb"``, ``"mattersim"``,
-        ``"fairchem"``, ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that another package
-        brings. An ASE calculator: ``EMT``, ``EAM``, ``LennardJones``, ``MorsePotential``,
-        ``Tersoff``, ``CHGNetCalculator``, ``MACECalculator``, ``SevenNetCalculator``,
-        ``NequIPCalculator``, ``ORBCalculator``, ``MatterSimCalculator``, ``FAIRChemCalculator``,
-        ``MetatomicCalculator``, ``TorchDFTD3Calculator`` and sums of calculators have batched
-        equals, other packages may bring more, and any other one is called system by system, which
-        is said once in the log. A calculator counts as one of these only if it is of that very
-        class. The network of a calculator will do too, and so does a model of torch-sim or of
-        nvalchemi-toolkit.
+        ``"fairchem"``, ``"aimnet2"``, ``"mace"`` and ``"metatomic"`` (with ``path=``) or one that
+        another package brings. An ASE calculator: ``EMT``, ``EAM``, ``LennardJones``,
+        ``MorsePotential``, ``Tersoff``, ``CHGNetCalculator``, ``MACECalculator``,
+        ``SevenNetCalculator``, ``NequIPCalculator``, ``ORBCalculator``, ``MatterSimCalculator``,
+        ``FAIRChemCalculator``, ``AIMNet2ASE``, ``MetatomicCalculator``, ``TorchDFTD3Calculator``
+        and sums of calculators have batched equals, other packages may bring more, and any other
+        one is called system by system, which is said once in the log. A calculator counts as one of
+        these only if it is of that very class. The network of a calculator will do too, and so does
+        a model of torch-sim or of nvalchemi-toolkit.
     **options
         Arguments of the model that is made, such as ``skin``.
 

@@ -323,6 +323,7 @@ def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch, said):
         ("metatensor", "metatomic", "metatomic_ase._calculator.MetatomicCalculator"),
         ("orb_models", "orb", "orb_models.forcefield.calculator.ORBCalculator"),
         ("fairchem", "fairchem", "fairchem.core.calculate.ase_calculator.FAIRChemCalculator"),
+        ("aimnet", "aimnet2", "aimnet.calculators.aimnet2ase.AIMNet2ASE"),
         ("mattersim", "mattersim", "mattersim.forcefield.potential.MatterSimCalculator"),
         ("torch_sim", "torchsim", "torch_sim.models.interface.ModelInterface"),
         ("nvalchemi", "nvalchemi", "nvalchemi.models.base.BaseModelMixin"),
