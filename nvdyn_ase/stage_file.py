@@ -53,7 +53,7 @@ def _stage(where: str, place: int, told: Any) -> argparse.Namespace:
         raise ValueError(f"{where} is no table")
     told = dict(told)
     method = told.pop("method", None)
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(f"{where}: method is {method!r}, and has to be 'relax' or 'md'")
     parser = _Parser(f"{where} ({method})")
     _METHODS[method](parser)

@@ -40,8 +40,8 @@ class BufferConfig(BaseModel):
     num_nodes: int = Field(ge=0)
     num_edges: int = Field(ge=0)
 
-    def __init__(self, num_systems: int, num_nodes: int, num_edges: int) -> None:
-        super().__init__(num_systems=num_systems, num_nodes=num_nodes, num_edges=num_edges)
+    def __init__(self, *sizes: int, **named: int) -> None:
+        super().__init__(**dict(zip(type(self).model_fields, sizes, strict=False)), **named)
 
     def __repr__(self) -> str:
         """Say how much it takes."""

@@ -134,5 +134,6 @@ def _contents(batch: Batch, copied: Iterable[str]) -> dict[str, Any]:
         contents[name] = dict(contents[name])
     contents["host"] = list(contents["host"])
     fields = contents["_fields"]
-    fields.update({key: fields[key].clone() for key in copied if key in fields})
+    # A field that is not computed yet has its place, and nothing in it.
+    fields.update({key: fields[key].clone() for key in copied if fields.get(key) is not None})
     return contents

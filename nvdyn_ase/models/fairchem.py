@@ -35,8 +35,9 @@ class FairchemModel(WholeModel):
     B. M. Wood et al., arXiv:2506.23971 (2025). Systems are given as fairchem's own batch, made of
     tensors; it finds pairs itself, at every step. See
     :class:`nvdyn_ase.models.whole_model.WholeModel` for what is done before and after. The charge
-    and spin of a system are ``total_charge`` and ``spin_multiplicity`` of the batch; without these
-    fields they are what ``FAIRChemCalculator`` takes, 0 and, for the task ``"omol"``, 1 or else 0.
+    and spin of a system are ``total_charge`` and ``spin_multiplicity`` of the batch, 0 and 1 where
+    none are given. For other tasks than ``"omol"`` a spin of 1 is 0, which is what
+    ``FAIRChemCalculator`` takes for structures that do not say.
 
     A batch of unlike systems should be given to a predictor that was made with
     ``inference_settings="batch"``; others load their network again when they see the first one.
@@ -145,15 +146,15 @@ class FairchemModel(WholeModel):
 
     def _electrons(self, systems: Systems) -> tuple[Tensor, Tensor]:
         batch = systems.batch
-        spin = 1 if self.task_name == _MOLECULES else 0
-        defaults = {"total_charge": 0, "spin_multiplicity": spin}
         charges, spins = (
-            batch[name].view(-1).long()
+            batch[name].view(-1).round().long()
             if name in batch
             else systems.numbers.new_full((len(batch),), default)
-            for name, default in defaults.items()
+            for name, default in (("total_charge", 0), ("spin_multiplicity", 1))
         )
-        return charges, spins
+        # Whether a system has said 1 or others have said something, its row is the same.
+        none = spins.new_zeros(()) if self.task_name != _MOLECULES else spins.new_ones(())
+        return charges, torch.where(spins == 1, none, spins)
 
 
 def from_calculator(calculator: Any, **options: Any) -> FairchemModel | None:

@@ -259,13 +259,18 @@ class PairNetwork(PairModel):
             )
 
     def _fields(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the fields that the network asks for; ValueError if one is not there."""
-        if missing := [name for name in self.fields_given if name not in batch]:
-            raise ValueError(
-                f"the network needs {' and '.join(missing)} of each system; for Atoms these are "
-                "atoms.info['charge'] and atoms.info['spin']"
-            )
-        return {name: batch[name] for name in self.fields_given}
+        """Return the fields that the network asks for.
+
+        Those that no system of the batch has are filled with their default, as they are for a
+        system among others that have them: what is left out means the same in any company.
+        """
+        shape, device = (len(batch), 1), batch.device
+        return {
+            name: batch[name]
+            if name in batch
+            else torch.full(shape, FIELDS[name].default, device=device)
+            for name in self.fields_given
+        }
 
     def _through(
         self, part: Part

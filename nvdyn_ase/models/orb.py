@@ -114,7 +114,6 @@ class OrbModel(PairNetwork):
                 "forces_via_autograd": conservative,
                 "conservative": conservative,
                 "supports_stress": conservative or "stress" in module.heads,
-                "required_inputs": frozenset(needed),
             }
         )
 

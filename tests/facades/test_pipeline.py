@@ -1,11 +1,14 @@
 """``relax | md`` on facades, over ranks: what ``relax + md`` does on one."""
 
+import os
+
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.units import fs
+from torch.distributed import TCPStore
 
 from nvdyn_ase.dynamics import HookStageEnum, PipelineError
 from nvdyn_ase.md.langevin import Langevin
@@ -72,6 +75,28 @@ def test_structures_do_what_they_do_on_one_rank_and_come_back_on_every_rank():
     for found in ranks:
         assert found[0] == done
         assert_same(found[1], expected)
+
+
+def again_and_again(rank, port):
+    os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    structures = [bulk("Cu", cubic=True) for _ in range(3)]
+    energies = []
+    for seed in range(4):
+        for atoms in structures:
+            atoms.rattle(0.1, seed=seed)
+            atoms.calc = EMT()
+        relax, quench = (FIRE(structures, logfile=None) for _ in range(2))
+        Pipeline([relax, quench], replicas={1: 2}).run(fmax=[0.5, 0.1])
+        energies.append([atoms.get_potential_energy() for atoms in structures])
+    return energies
+
+
+def test_one_pipeline_follows_another():
+    # The store is the launcher's, as torchrun's is, and does not end with a process group.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    first, *others = results(run_ranks(again_and_again, 3, str(store.port), init=False))
+    assert len(first) == 4
+    assert all(other == first for other in others)
 
 
 def strained():

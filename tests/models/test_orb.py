@@ -138,10 +138,17 @@ def test_only_the_nearest_neighbours(kind):
 def test_charges_and_spins(kind):
     module = network(kind, has_charge_spin_cond=True)
     model = OrbModel(module, max_num_neighbors=120, chunk_size=1)
-    assert model.model_card.required_inputs == {"total_charge", "spin_multiplicity"}
     structures = [molecule(name) for name in ("OH", "H2O", "CH3", "OH")]
-    with pytest.raises(ValueError, match=r"needs total_charge.*info\['charge'\]"):
-        NvdynCalculator(model).evaluate(structures)
+    neutral = [atoms.copy() for atoms in structures]
+    for atoms in neutral[:2]:
+        atoms.info |= {"charge": 0, "spin": 1}
+    said, unsaid = (
+        NvdynCalculator(model).evaluate([atoms.copy() for atoms in own])
+        for own in (neutral, neutral[2:])
+    )
+    for one, other in zip(said[2:], unsaid, strict=True):  # whether others say or not
+        assert one["energy"] == pytest.approx(other["energy"], abs=1e-10)
+    check(calculator(module), neutral[:2], (1e-10,) * 3)
     for atoms, charge, spin in zip(structures, (0, 1, -1, -1), (2, 2, 1, 1), strict=True):
         atoms.info |= {"charge": charge, "spin": spin}
     check(calculator(module), structures, (1e-10,) * 3)

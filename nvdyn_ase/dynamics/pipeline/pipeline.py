@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from functools import cache
+from itertools import count
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from loguru import logger
+from torch.distributed.rendezvous import rendezvous
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics.base import BaseDynamics
@@ -161,6 +164,8 @@ class DistributedPipeline:
                     f"start the script with torchrun --nproc-per-node={self.wiring.size}"
                 )
             self._check_size(None if size is None else int(size))
+            if not {"init_method", "store", "rank", "world_size"} & given.keys():
+                kwargs |= _own_part_of_the_store()
             dist.init_process_group(**kwargs)
             self._made_group = True
         self._check_size(dist.get_world_size())
@@ -397,3 +402,23 @@ class DistributedPipeline:
         if not isinstance(error, PipelineError):
             self.watch.fail(self.watch.rank, f"{type(error).__name__}: {error}")
         self.watch.leave()
+
+
+#: Numbers of the process groups that pipelines make in this process.
+_groups = count()
+
+
+@cache
+def _rendezvous() -> tuple[dist.Store, int, int]:
+    """Return the store that all ranks have, this rank and their number, as torchrun says."""
+    return next(iter(rendezvous("env://")))
+
+
+def _own_part_of_the_store() -> dict[str, Any]:
+    """Return where a process group begins.
+
+    A second one in the same part of the store would read where the ranks of the first have been.
+    """
+    store, rank, size = _rendezvous()
+    part = dist.PrefixStore(f"nvdyn_ase/group {next(_groups)}", store)
+    return {"store": part, "rank": rank, "world_size": size}
