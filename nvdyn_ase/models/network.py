@@ -253,7 +253,7 @@ class PairNetwork(PairModel):
                 j=bonds.j[rows] - atoms.start,
                 d=bonds.vector[rows].to(dtype),
                 fields={
-                    name: value[atoms if batch.level(name) is Level.NODE else systems]
+                    name: value[atoms if FIELDS[name].level is Level.NODE else systems]
                     for name, value in fields.items()
                 },
             )

@@ -93,24 +93,29 @@ def ours(curves):
     return [(own, *end) for own, end in zip(trials, ends, strict=True)]
 
 
-def until_still(trials):
-    """Return trials up to the one that is where the last one was: rounding decides on more."""
-    still = np.abs(np.diff(trials)) < 1e-9
-    return trials[: int(np.argmax(still)) + 2] if still.any() else trials
+def before_rounding_decides(trials):
+    """Return trials before the first that is where an earlier one was, or nowhere."""
+    for count in range(1, len(trials)):
+        if not min(abs(trials[count] - earlier) for earlier in trials[:count]) >= 1e-6:
+            return trials[:count]
+    return trials
 
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 3, 1]))
 @example(3009, None)
+@example(6681, None)
+@example(6682, None)
+@example(1053, 1)
 def test_the_trials_are_ases(seed, digits):
     curves = Curves(seed, digits)
     for which, (trials, step, stuck) in enumerate(ours(curves)):
         expected, ases_step, ases_stuck = ases(curves, which)
         if ases_step is None and len(expected) < MOST:
             continue  # refused: it went uphill
-        own, theirs = until_still(trials), until_still(expected)
-        np.testing.assert_allclose(own, theirs, rtol=1e-12, atol=1e-12)
-        if len(own) < len(trials):
+        own, theirs = before_rounding_decides(trials), before_rounding_decides(expected)
+        np.testing.assert_allclose(own, theirs, rtol=1e-9, atol=1e-9)
+        if len(own) < len(trials) or len(theirs) < len(expected):
             continue
         assert stuck == ases_stuck
         assert step == (None if ases_step is None else pytest.approx(ases_step, abs=1e-12))
