@@ -264,13 +264,14 @@ class PairNetwork(PairModel):
         Those that no system of the batch has are filled with their default, as they are for a
         system among others that have them: what is left out means the same in any company.
         """
-        shape, device = (len(batch), 1), batch.device
-        return {
-            name: batch[name]
-            if name in batch
-            else torch.full(shape, FIELDS[name].default, device=device)
-            for name in self.fields_given
-        }
+        found = {}
+        for name in self.fields_given:
+            default = FIELDS[name].default
+            if name in batch or default is None:
+                found[name] = batch[name]
+            else:
+                found[name] = torch.full((len(batch), 1), default, device=batch.device)
+        return found
 
     def _through(
         self, part: Part
