@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,31 @@ def test_everything_public_is_documented_in_the_same_words(package):
         described = inspect.isclass(item) or inspect.isfunction(item)
         if described and not words.startswith("another name of"):
             assert inspect.getdoc(item).splitlines()[0] == words, f"{package}.{name}"
+
+
+def public_of_a_file(module):
+    """Return the public classes and functions of a module, with what they say of themselves."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    return {
+        node.name: ast.get_docstring(node).splitlines()[0]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+    }
+
+
+def adapters():
+    """Return the modules of models that have the name of an extra."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = told["project"]["optional-dependencies"]
+    folder = ROOT / "nvdyn_ase" / "models"
+    return [f"nvdyn_ase.models.{name}" for name in extras if (folder / f"{name}.py").exists()]
+
+
+@pytest.mark.parametrize(
+    "module", [*adapters(), "nvdyn_ase.models.coulomb", "nvdyn_ase.optimize.pipeline"]
+)
+def test_what_may_not_be_imported_is_documented_in_the_same_words(module):
+    assert public_of_a_file(module) == documented()[module]
 
 
 def test_the_version_is_in_the_changelog():
