@@ -49,6 +49,22 @@ def replacing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         sync_directory(target.parent)
 
 
+def remove_half_written(directory: Path, names: str) -> None:
+    """Delete what processes that died were writing, by a pattern of what it was to be called.
+
+    It is for whoever knows that nobody is writing any of it now.
+
+    Parameters
+    ----------
+    directory
+        Where the files are.
+    names
+        A pattern of :mod:`glob` for the names that they would have got.
+    """
+    for path in directory.glob(f"{names}.new"):
+        path.unlink(missing_ok=True)
+
+
 def sync_directory(path: str | Path) -> None:
     """Have the names in a directory on the disk, where the system can be told to."""
     try:

@@ -404,6 +404,22 @@ def test_a_file_system_without_locks_is_written_all_the_same(monkeypatch):
     assert sorted(os.listdir()) == ["in.traj", "out.db", "stages.toml"]
 
 
+@pytest.mark.parametrize("ending", ["db", "extxyz", "traj"])
+def test_what_was_half_written_goes(ending):
+    ase.io.write("in.traj", wells(2))
+    name = f"out[1].{ending}"  # which is no pattern
+    own = [f"{name}.{which}.npz.new" for which in ("checkpoint", "rank3.checkpoint")]
+    own += [f"out[1].partial.{which}{ending}.new" for which in ("", "rank2.")]
+    own.append(f"{name}.provenance.json.new")
+    of_others = [f"{name}.new", f"out.{ending}.checkpoint.npz.new", "out1.db.checkpoint.npz.new"]
+    for path in own + of_others:
+        Path(path).touch()
+    command = ["relax", "in.traj", "-o", name, "--model", "harmonic", "--quiet", "--resume"]
+    assert main(command) == 0
+    left = sorted(path for path in os.listdir() if path.endswith(".new"))
+    assert left == sorted(of_others)
+
+
 # -------------------------------------------------------------------- failures tried again
 
 

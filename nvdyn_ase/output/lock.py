@@ -121,8 +121,9 @@ def _lock(path: Path, output: Path) -> int | None:
             os.close(handle)
             raise _in_use(output, holder) from None
         except OSError:
+            if not _signature(handle):  # or it is another run's, when the system has no lock left
+                path.unlink(missing_ok=True)
             os.close(handle)
-            path.unlink(missing_ok=True)
             return None
         if _is_still(path, handle):
             _sign(handle, _whose())

@@ -1,9 +1,10 @@
 """One file for all results."""
 
+import glob
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from nvdyn_ase.output.at_the_end import FileAtTheEnd
 from nvdyn_ase.output.errors import OutputError, one_line
 from nvdyn_ase.output.lock import Lock, joined, locked
 from nvdyn_ase.output.marks import marks_of
-from nvdyn_ase.output.parts import part_path, part_paths
-from nvdyn_ase.replacing import replacing, sync_directory
+from nvdyn_ase.output.parts import any_part, part_path, part_paths
+from nvdyn_ase.replacing import remove_half_written, replacing, sync_directory
 
 COMPRESSED = (".gz", ".bz2", ".xz")
 #: Formats that can be added to. A plain xyz has no place for how a structure ended.
@@ -85,12 +86,19 @@ class ResultFile:
         """Return what there is that is removed when a run begins, and not when it is complete."""
         return [path for path in self.existing() if path != self.path]
 
-    def locked(self) -> AbstractContextManager[Lock]:
+    @contextmanager
+    def locked(self) -> Iterator[Lock]:
         """Keep other runs away while a block is run; see :func:`nvdyn_ase.output.lock.locked`.
 
-        A run holds it from before it looks at what there is to its end.
+        A run holds it from before it looks at what there is to its end. What one that was killed
+        was in the middle of writing is removed, its checkpoints included.
         """
-        return locked(self._lock_path, self.path)
+        with locked(self._lock_path, self.path) as lock:
+            for path in (self._sidecar, self._partial):
+                remove_half_written(path.parent, glob.escape(path.name))
+            remove_half_written(self.path.parent, f"{glob.escape(self.path.name)}.*checkpoint.npz")
+            remove_half_written(self._partial.parent, any_part(self._partial))
+            yield lock
 
     def joined(self, signature: str | None) -> AbstractContextManager[None]:
         """Hold the lock of this run together with another process that has shared it."""

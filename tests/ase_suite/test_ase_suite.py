@@ -20,10 +20,9 @@ PACKAGES = {
     "ase.test.constraints": 40,
     "ase.test.filter": 15,
 }
-# Where ASE's own code runs behind the facades; through the engine they run every time.
-SLOW = {("ase.test.md", "as it comes"), ("ase.test.constraints", "as it comes")}
+# As they come ASE's own code runs behind the facades; through the engine they run every time.
 CASES = [
-    pytest.param(package, mode, marks=pytest.mark.slow if (package, mode) in SLOW else ())
+    pytest.param(package, mode, marks=pytest.mark.slow if mode == "as it comes" else ())
     for package in PACKAGES
     for mode in EXCEPTIONS
 ]

@@ -34,6 +34,7 @@ from nvdyn_ase.dynamics import (
     StochasticCellRescaling,
 )
 from nvdyn_ase.models import EMT
+from tests.pace import paced
 from tests.systems import mixed, with_velocities
 
 ENGINES = {
@@ -58,7 +59,7 @@ ENGINES = {
     "good old quasi-newton": lambda: GoodOldQuasiNewton(
         EMT(), diagonal=5.0, convergence_hook=ConvergenceHook.from_fmax(0.01)
     ),
-    "powell": lambda: GoodOldQuasiNewton(EMT(), "Powell"),
+    "good old quasi-newton, powell": lambda: GoodOldQuasiNewton(EMT(), "Powell"),
     "gradient descent": lambda: GradientDescent(
         EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)
     ),
@@ -135,7 +136,7 @@ def by_system(batch, key):
     return batch[key].split(batch.num_nodes_list if per_atom else 1)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", paced(ENGINES))
 def test_alone_together_and_in_any_order(name):
     everyone = structures(name)
     # A search without an end tries and tries where nothing is left to gain.

@@ -27,6 +27,7 @@ from nvdyn_ase.dynamics import (
 from nvdyn_ase.dynamics.cell_filters import CELL_FIELDS, filter_cells
 from nvdyn_ase.models import EMT, Harmonic
 from nvdyn_ase.models.base import ModelOutputs
+from tests.pace import paced
 
 OPTIMIZERS = [FIRE, FIRE2, MDMin, LBFGS, LBFGSLineSearch, GradientDescent]
 HESSIANS = [BFGS, RFO, GoodOldQuasiNewton, BFGSLineSearch]
@@ -160,7 +161,7 @@ ENGINES = {
 KEYS = ("positions", "cell", "strain", "forces", "energy", "steps", "evaluations", "fmax")
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", paced(ENGINES))
 def test_alone_together_and_in_any_order(name):
     everyone = [crystals()[i % 3] for i in range(15)]
     kinds = [KINDS[i % 5] for i in range(15)]
@@ -171,7 +172,7 @@ def test_alone_together_and_in_any_order(name):
     def ran(order):
         batch = filtered([kinds[i] for i in order], [everyone[i] for i in order], **options)
         batch["system_id"] = torch.tensor(order).view(-1, 1)
-        ENGINES[name]().run(batch, n_steps=60)
+        ENGINES[name]().run(batch, n_steps=40)
         return batch
 
     order = np.random.default_rng(0).permutation(15).tolist()

@@ -270,6 +270,7 @@ def test_the_operations_are_counted_at_all():
     assert sum(counts.values()) >= 4
 
 
+@pytest.mark.slow  # those of integrators are in the half-steps of test_compiled
 def test_update_rules_compile_whole():
     # In a process of its own: here, the run-time check of shapes is wrapped around every function.
     command = [sys.executable, "-m", "tests.dynamics.compile_updates"]

@@ -363,13 +363,13 @@ def test_masked_update_moves_the_masked_systems_alone(make):
 @engines
 @pytest.mark.parametrize("fmax", [0.3, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_systems_that_leave_do_not_change_those_that_stay(make, fmax):
-    distances = [0.01, 4.0, 0.5, 2.0, 0.02, 3.0, 1.0, 0.04, 0.9, 6.0]
+    distances = [0.01, 4.0, 0.5, 2.0, 0.02, 1.0]
     together = wells(*distances)
     engine = make(Well(), convergence_hook=ConvergenceHook.from_fmax(fmax))
-    engine.run(together, n_steps=60)
+    engine.run(together, n_steps=40)
     for row in range(len(distances)):
         alone = wells(*distances)[[row]]
-        make(Well(), convergence_hook=ConvergenceHook.from_fmax(fmax)).run(alone, n_steps=60)
+        make(Well(), convergence_hook=ConvergenceHook.from_fmax(fmax)).run(alone, n_steps=40)
         for key in ("positions", "velocities", "energy", "forces", "steps", "evaluations"):
             assert torch.equal(together[[row]][key], alone[key]), (row, key)
         assert torch.equal(together["outcome"][row], alone["outcome"][0])

@@ -78,7 +78,7 @@ def run_to_the_end(engine, sinks):
     raise AssertionError("it does not end")
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(data=st.data(), distances=st.lists(DISTANCES, min_size=1, max_size=12))
 def test_every_system_is_in_one_place(data, distances):
     draw = data.draw

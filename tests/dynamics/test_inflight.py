@@ -71,7 +71,7 @@ def assert_same(one, other, keys=KEYS + COUNTS):
 @engines
 def test_who_comes_later_moves_as_alone(make):
     systems, hook = inputs(DISTANCES), ConvergenceHook.from_fmax(0.3)
-    options = {"convergence_hook": hook, "n_steps": 25}
+    options = {"convergence_hook": hook, "n_steps": 12}
     engine = make(Well(), **options)
     found = inflight(engine, systems, max_batch_size=4)
     for number, data in enumerate(systems):

@@ -61,20 +61,22 @@ def test_cells_move_as_in_ase(case, kind, name):
     batch = batch_from_atoms(structures)
     options = {"scalar_pressure": pressure} if kind != "strain" else {}
     filter_cells(batch, kind, **options)
-    ENGINES[name](make()).run(batch, n_steps=10)
+    # A strain is soon relaxed; then ASE against ASE, one ulp apart, differs by 1e-7 Å.
+    steps = 8 if kind == "strain" else 10
+    ENGINES[name](make()).run(batch, n_steps=steps)
     for row, atoms in enumerate(structures):
         own = atoms.copy()
         own.calc = calculator()
         optimizer = getattr(ase.optimize, name)(FILTERS[kind](own, **options), logfile=None)
         try:
-            optimizer.run(fmax=0, steps=10)
+            optimizer.run(fmax=0, steps=steps)
         except RuntimeError:
             assert batch["outcome"][row] == Outcome.ERROR
             assert batch["steps"][row] == optimizer.nsteps
             continue
-        assert batch["steps"][row] == 10
-        np.testing.assert_allclose(batch[row].positions, own.positions, atol=1e-7)
-        np.testing.assert_allclose(batch[row].cell.squeeze(), own.cell, atol=1e-7)
+        assert batch["steps"][row] == steps
+        np.testing.assert_allclose(batch[row].positions, own.positions, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(batch[row].cell.squeeze(), own.cell, rtol=0, atol=1e-8)
         if batch["fmax"][row] > 1e-5:  # below, the last bit decides about a trial more or less
             assert batch["evaluations"][row] == optimizer.force_calls + 1
 

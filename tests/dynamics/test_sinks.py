@@ -77,6 +77,17 @@ def test_what_is_written_is_read_in_order_and_kept(make):
 
 
 @sinks
+def test_the_ids_of_what_is_held(make):
+    sink, batch = make(5), wells(1.0, 2.0, 3.0)
+    assert sink.system_ids() == set()
+    batch["system_id"] = torch.tensor([7, 2, 9])
+    sink.write(batch, torch.tensor([True, False, True]))
+    assert sink.system_ids() == {7, 9}
+    sink.zero()
+    assert sink.system_ids() == set()
+
+
+@sinks
 def test_copies_are_kept_and_given(make):
     sink, batch = make(5), wells(1.0)
     before = batch["positions"].clone()

@@ -73,7 +73,8 @@ def test_every_step_is_ases(method, seed):
     together, singles = everything(seed), everything(seed)
     rngs = [[np.random.default_rng(i) for i in range(len(singles))] for _ in range(2)]
     noise = {"rng": rngs[0]} if method == "Langevin" else {}
-    steps = 20 if method == "LBFGS" else 40
+    # L-BFGS amplifies the last bit: ASE against ASE, one ulp apart, differs by 8e-11 Å at step 20.
+    steps = 15 if method == "LBFGS" else 40
     frames = trajectory(ours(together, **options, **noise), together, steps)
     for index, atoms in enumerate(singles):
         noise = {"rng": rngs[1][index]} if method == "Langevin" else {}

@@ -136,7 +136,7 @@ def test_an_open_trajectory_and_a_with_block(name, mode, tmp_path):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_same_code_with_a_list_of_structures(name):
-    structures, alone = [crystal(seed) for seed in range(3)], [crystal(seed) for seed in range(3)]
+    structures, alone = [crystal(seed) for seed in range(2)], [crystal(seed) for seed in range(2)]
     run = getattr(nvdyn_ase.optimize, name)(
         [FrechetCellFilter(a) for a in structures], logfile=None
     )

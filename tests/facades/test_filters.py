@@ -132,12 +132,13 @@ def frames_of(optimizer, structures, steps):
 
 
 EVERY = ["unit cell", "frechet", "strain"]
-PAIRS = [(method, name) for method in METHODS for name in EVERY if "," not in method]
-PAIRS += [("FIRE, downhill_check", "frechet")]
-PAIRS += [
-    pytest.param("FIRE", name, marks=pytest.mark.slow if "," in name else ())
-    for name in FILTERS
-    if name not in EVERY
+#: One method with each kind of filter, and each other method with one of them.
+FAST = {("FIRE", name) for name in FILTERS if "," not in name}
+FAST |= {("LBFGS", "frechet"), ("FIRE2", "unit cell"), ("MDMin", "strain")}
+PAIRS = [
+    pytest.param(method, name, marks=() if (method, name) in FAST else pytest.mark.slow)
+    for method in METHODS
+    for name in (FILTERS if method == "FIRE" else EVERY)
 ]
 
 
@@ -213,12 +214,12 @@ OTHERS = {
     kind.__name__: (getattr(ase.optimize, kind.__name__), kind, {})
     for kind in (BFGS, BFGSLineSearch, GoodOldQuasiNewton, LBFGSLineSearch, RFO)
 }
-ENDS = [(method, "frechet") for method in (*METHODS, *OTHERS)]
-ENDS += [
-    pytest.param(method, name, marks=() if method == "FIRE" else pytest.mark.slow)
+FAST_ENDS = {("FIRE", "some atoms"), ("FIRE", "strain"), ("FIRE2", "unit cell")}
+FAST_ENDS |= {(method, "frechet") for method in ("FIRE", "LBFGS", *OTHERS)}
+ENDS = [
+    pytest.param(method, name, marks=() if (method, name) in FAST_ENDS else pytest.mark.slow)
     for method in (*METHODS, *OTHERS)
     for name in ("some atoms", *EVERY)
-    if name != "frechet"
 ]
 
 

@@ -13,6 +13,7 @@ from nvdyn_ase.optimize import LBFGS, BFGSLineSearch, LBFGSLineSearch, QuasiNewt
 from nvdyn_ase.workflows import relax
 from tests.facades.test_lists import metals
 from tests.facades.test_parity import PLAIN, SETS, trajectory
+from tests.pace import paced
 from tests.systems import copper_slab, mixed
 
 METHODS = {
@@ -27,7 +28,7 @@ METHODS = {
         {"alpha": 3.0, "maxstep": 0.5, "c1": 0.1, "c2": 0.2, "stpmax": 8.0},
     ),
 }
-methods = pytest.mark.parametrize("method", METHODS)
+methods = pytest.mark.parametrize("method", paced(METHODS))
 kinds = pytest.mark.parametrize("kind", [LBFGSLineSearch, BFGSLineSearch])
 
 

@@ -14,6 +14,7 @@ from tests.facades.test_lists import Silent
 from tests.facades.test_nose_hoover import argons, metals, note
 from tests.facades.test_parity import CountingEMT, CountingLJ
 from tests.facades.test_thermostats import Case
+from tests.pace import paced
 
 OPTIONS = {
     "timestep": [2.0 * units.fs, 1.0 * units.fs, 1.5 * units.fs],
@@ -40,9 +41,8 @@ cases = pytest.mark.parametrize("name", CASES)
 each = pytest.mark.parametrize("name", ["NPTBerendsen", "Inhomogeneous"])
 
 
-@pytest.mark.parametrize(
-    ("name", "make"), [*((name, metals) for name in CASES), ("NPTBerendsen", argons)]
-)
+@pytest.mark.parametrize("name", paced(CASES))
+@pytest.mark.parametrize("make", [metals, pytest.param(argons, marks=pytest.mark.slow)])
 def test_every_step_is_ases(name, make):
     case, batch, frames = CASES[name], make(), []
     singles = make({EMT: CountingEMT, LennardJones: CountingLJ}[type(batch[0].calc)])

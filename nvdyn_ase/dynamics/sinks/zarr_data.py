@@ -180,18 +180,30 @@ class ZarrData(DataSink):
 
     def read(self) -> Batch:
         """Return everything that is in the store now; RuntimeError if there is nothing."""
-        self._root, self._arrays = _opened(self.store), {}
-        self._state = state = _state_of(self._root)
+        state, fields = self._look_again(), {}
         systems = state.rows[Level.SYSTEM]
         if not systems:
             raise RuntimeError("the sink is empty")
-        fields = {}
         for key, field in state.fields.items():
             fields[key] = field.level, self._rows(key, field, state.rows[field.level])
         pointers = (self._root[name][: systems + 1] for name in _POINTERS.values())
         nodes, edges = (np.diff(ptr) for ptr in pointers)
         defaults = {key: f.default for key, f in state.fields.items() if f.default is not None}
         return Batch(fields, nodes, edges, defaults=defaults)
+
+    def system_ids(self) -> set[int]:
+        """Return the ``system_id`` of everything; nothing else is read."""
+        state = self._look_again()
+        if not state.rows[Level.SYSTEM]:
+            return set()
+        field = state.fields["system_id"]
+        return set(self._rows("system_id", field, state.rows[field.level]).view(-1).tolist())
+
+    def _look_again(self) -> "_State":
+        """Return what is in the store now, which another process may have written to."""
+        self._root, self._arrays = _opened(self.store), {}
+        self._state = _state_of(self._root)
+        return self._state
 
     def _rows(self, key: str, field: StoredField, rows: int) -> Tensor:
         shape = (rows, *field.shape)
