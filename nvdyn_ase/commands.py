@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
+import ase
 import torch
 
 from nvdyn_ase.atoms import Result
@@ -259,11 +260,22 @@ class Input:
             if isinstance(found, Unreadable):
                 self.problems[index] = str(found)
                 continue
-            if self._prepare is not None:
-                self._prepare(index, found)
+            problem = self._problem(index, found)
+            if problem is not None:
+                self.problems[index] = problem
+                continue
             self._count += 1
             yield index, found
         self._is_read = True
+
+    def _problem(self, index: int, atoms: ase.Atoms) -> str | None:
+        """Make a structure ready for the job; return why that cannot be done, or None."""
+        try:
+            if self._prepare is not None:
+                self._prepare(index, atoms)
+        except Exception as error:
+            return one_line(error)
+        return None
 
     @cached_property
     def _estimate(self) -> int | None:

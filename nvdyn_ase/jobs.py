@@ -13,6 +13,7 @@ from ase.units import fs
 
 import nvdyn_ase.filters
 import nvdyn_ase.md
+from nvdyn_ase.atoms import partition
 from nvdyn_ase.dynamics import BaseDynamics
 from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.md.velocitydistribution import thermalize_momenta
@@ -218,9 +219,14 @@ _JOBS = {"relax": _relaxation, "md": _dynamics, "evaluate": _evaluation, "run": 
 
 def _set_moving(temperature: float, seed: int, index: int, atoms: ase.Atoms) -> None:
     """Give an Atoms that is at rest velocities of a temperature; the same in each run."""
-    if not atoms.get_momenta().any():
-        rng = np.random.default_rng((seed, index))
-        thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
+    try:
+        if not atoms.get_momenta().any():
+            rng = np.random.default_rng((seed, index))
+            thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
+    except Exception:
+        if not partition([atoms])[1]:
+            raise
+        # Nobody will move it; whoever tries says why.
 
 
 def _cell_filter(name: str | None, options: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk
+from ase.constraints import FixAtoms
 
 from nvdyn_ase.background_writer import BackgroundWriter
 from nvdyn_ase.cli import main
@@ -76,6 +77,24 @@ def test_dynamics_of_a_file_is_that_of_the_facade(run):
         facade.run(3)
     for index, atoms in by_index("d.traj").items():  # those that move keep their velocities
         np.testing.assert_array_equal(atoms.positions, starts[index].positions)
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "traj"])
+def test_who_cannot_be_given_velocities_does_not_end_the_run(run, ending):
+    structures = mixed(3)
+    structures[1].set_constraint(FixAtoms([99]))
+    ase.io.write("in.traj", structures)
+    reasons = {}
+    for command in ("md --steps 2 --temperature 300", "relax --steps 2"):
+        name = f"{command[:2]}.{ending}"
+        code, _, err = run(f"{command} in.traj -o {name} --model emt")
+        assert code == 1, err
+        found = infos(name)
+        assert len(found) == 3
+        method = command.split()[0]
+        assert found[1][f"{method}_outcome"] == "rejected"
+        reasons[method] = found[1][f"{method}_reason"]
+    assert reasons["md"] == reasons["relax"]
 
 
 @pytest.mark.parametrize(

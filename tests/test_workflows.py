@@ -285,6 +285,25 @@ def test_bad_structures_come_back_marked_and_nobody_notices(batch_size):
     assert bits(others) == bits(relax(mixed(9), EMT(), steps=60))
 
 
+def test_any_number_of_bad_structures_may_follow_one_another():
+    structures = [bulk("Cu"), *(ase.Atoms("Xe") for _ in range(1500)), bulk("Cu")]
+    structures[0].positions += 0.1
+    outcomes = [r.outcome for r in workflows.evaluate(structures, "emt", batch_size=1)]
+    assert outcomes == [Outcome.CONVERGED, *[Outcome.REJECTED] * 1500, Outcome.CONVERGED]
+
+
+def test_a_filter_that_cannot_be_made_is_a_fault_of_its_structure():
+    def only_crystals(atoms):
+        if not atoms.cell.rank:
+            raise ArithmeticError("there is no cell")
+        return FrechetCellFilter(atoms)
+
+    structures = [bulk("Cu"), molecule("CO"), bulk("Ni")]
+    results = list(relax(structures, EMT(), cell_filter=only_crystals, steps=5))
+    assert [r.outcome is Outcome.REJECTED for r in results] == [False, True, False]
+    assert results[1].reason == "cell_filter raised ArithmeticError: there is no cell"
+
+
 def test_a_structure_needs_a_calculator_or_a_model():
     bare, stored, good = (bulk("Cu") for _ in range(3))
     stored.calc = SinglePointCalculator(stored, energy=1.0)

@@ -156,9 +156,8 @@ class InflightSystems(ActiveSystems):
         """
         engine, before = self.engine, self.batch
         due = engine.step_count % engine.refill_frequency == 0 or bool(frozen.all())
-        if engine.splitting is not None:
-            # Whom the model has failed on would be asked about again in each step.
-            due, engine.splitting.troubled = due or engine.splitting.troubled, False
+        # Whom the model has failed on would be asked about again in each step.
+        due, engine.splitting.troubled = due or engine.splitting.troubled, False
         if not due or not engine.may_write or not frozen.any():
             return None
         staying = self._exchange(frozen, refill=True)

@@ -36,8 +36,7 @@ class ForwardPass(PerSystemParameters):
     def __init__(self, model: BaseModelMixin) -> None:
         self.use_model(model)
         self.outputs: frozenset[str] = frozenset()
-        #: For forward passes that may fail on somebody; None: as one, and errors are raised.
-        self.splitting: Splitting | None = None
+        self.splitting = Splitting()
         self._batch: Batch | None = None
         self._constraints: BatchConstraints | None = None
         self._looked_at: tuple[Batch, BatchConstraints] | None = None
@@ -55,6 +54,11 @@ class ForwardPass(PerSystemParameters):
     def finds_pairs(self) -> bool:
         """Whether the pairs in a batch are the engine's; otherwise they are the user's own."""
         return self._neighbors is not None
+
+    @property
+    @abstractmethod
+    def takes_failures(self) -> bool:
+        """Whether a system that cannot be evaluated or moved leaves alone; otherwise it raises."""
 
     @abstractmethod
     def active(self, batch: Batch) -> ActiveMask | None:
@@ -97,10 +101,8 @@ class ForwardPass(PerSystemParameters):
             failures = self._neighbors.failures
         needs = self.needs(batch)
         with self.model.computing(self.outputs | needs):
-            if self.splitting is None:
-                outputs = self.model(batch)
-            else:
-                outputs = self.splitting.forward(self.model, batch, self._neighbors)
+            parts = self.model, batch, self._neighbors
+            outputs = self.splitting.forward(*parts, self.takes_failures)
         missing = sorted(needs - outputs.keys())
         if missing:
             raise RuntimeError(

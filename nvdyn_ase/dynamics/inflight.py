@@ -144,8 +144,11 @@ class InflightBatching(Intake):
 
     @property
     def takes_failures(self) -> bool:
-        """Whether a system that the method cannot move leaves alone; otherwise that raises."""
-        return self.inflight_mode
+        """Whether a system that fails leaves alone; otherwise that raises.
+
+        It does if there are sinks, of this engine or of a later stage, that it can go to.
+        """
+        return self.inflight_mode or cast("BaseDynamics", self)._departures is not None
 
     # ---------------------------------------------------------------- coming
 
@@ -329,7 +332,16 @@ class InflightBatching(Intake):
         self.leave_out(batch)
 
     def leave_out(self, batch: Batch) -> None:
-        """Take a system that is not moved, to be written as it is."""
+        """Take a system that is not moved, to be written as it is.
+
+        Raises
+        ------
+        StructureError
+            No buffer of the pipeline takes it.
+        """
+        check = cast("BaseDynamics", self).check_coming
+        if check is not None:
+            check(batch)
         self._homeless.append(batch)
 
     @property

@@ -1,5 +1,7 @@
 """Forward passes in parts: where memory ends, and where a model fails on somebody."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from loguru import logger
@@ -14,9 +16,14 @@ class Splitting:
     """Evaluates a batch in as few parts as it takes.
 
     If a forward pass runs out of memory, it is done in two halves, and so on; the size at which
-    that went well is remembered. If it raises anything else, the halves are tried by themselves
-    until it is known on which systems the model fails; the others have what they would have without
-    them.
+    that went well is remembered. If it raises anything else and systems may fail by themselves, the
+    halves are tried until it is known on which ones the model fails; the others have what they
+    would have without them.
+
+    Parameters
+    ----------
+    meter
+        Measures what forward passes take of a GPU's memory; None: nothing does.
 
     Attributes
     ----------
@@ -24,21 +31,23 @@ class Splitting:
         Atoms of one forward pass; None as long as memory has never ended.
     troubled
         Whether the model has failed on a system since this was last set to False.
-    meter
-        What forward passes have taken of a GPU's memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meter: MemoryMeter | None = None) -> None:
+        self.meter = meter
         self.max_atoms: int | None = None
         self.troubled = False
-        self.meter = MemoryMeter()
 
     def __repr__(self) -> str:
         """Say how large a part may be."""
         return f"Splitting(max_atoms={self.max_atoms})"
 
     def forward(
-        self, model: BaseModelMixin, batch: Batch, neighbors: NeighborList | None
+        self,
+        model: BaseModelMixin,
+        batch: Batch,
+        neighbors: NeighborList | None,
+        takes_failures: bool,
     ) -> ModelOutputs:
         """Return what the model says of a batch, with NaN for systems that it fails on.
 
@@ -50,58 +59,60 @@ class Splitting:
             The systems, with current pairs.
         neighbors
             Whose pairs these are.
+        takes_failures
+            Whether systems may fail by themselves; otherwise the model's error is raised.
         """
         pieces: list[ModelOutputs | str] = []
         sizes: list[int] = []
-        for first, last in self._cut(np.asarray(batch.num_nodes_list)):
-            self._evaluate(model, batch, neighbors, first, last, pieces, sizes)
+        for first, last in self._cut(batch):
+            part = _Part(model, batch, neighbors, first, last, takes_failures)
+            self._evaluate(part, pieces, sizes)
         return _joined(pieces, sizes, batch, model)
 
-    def _cut(self, atoms: np.ndarray) -> list[tuple[int, int]]:
+    def _cut(self, batch: Batch) -> list[tuple[int, int]]:
         """Return the first and the last row, and one more, of parts that are small enough."""
-        if self.max_atoms is None or atoms.sum() <= self.max_atoms:
-            return [(0, len(atoms))]
+        if self.max_atoms is None or batch.num_nodes <= self.max_atoms:
+            return [(0, len(batch))]
         parts, first, filled = [], 0, 0
-        for row, size in enumerate(atoms.tolist()):
+        for row, size in enumerate(batch.num_nodes_list):
             if row > first and filled + size > self.max_atoms:
                 parts.append((first, row))
                 first, filled = row, 0
             filled += size
-        return [*parts, (first, len(atoms))]
+        return [*parts, (first, len(batch))]
 
-    def _evaluate(
-        self,
-        model: BaseModelMixin,
-        batch: Batch,
-        neighbors: NeighborList | None,
-        first: int,
-        last: int,
-        pieces: list[ModelOutputs | str],
-        sizes: list[int],
-    ) -> None:
+    def _evaluate(self, part: "_Part", pieces: list[ModelOutputs | str], sizes: list[int]) -> None:
         """Evaluate systems, and note in ``pieces`` what came of it, of how many in ``sizes``."""
         try:
-            part = _part(batch, neighbors, first, last)
-            with self.meter.watching(batch.device, part.num_nodes):
-                pieces.append(model(part))
-            sizes.append(last - first)
+            pieces.append(self._measured(part))
+            sizes.append(part.last - part.first)
             return
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            if part.is_single and not part.takes_failures:
+                raise
             problem: Exception = error
-            self._remember(sum(batch.num_nodes_list[first:last]))
+            self._remember(sum(part.batch.num_nodes_list[part.first : part.last]))
         except Exception as error:
+            if not part.takes_failures:
+                raise
             problem = error
         # Only the words are kept: the error's trace holds the memory that the halves need.
-        words = _words(problem, last - first)
+        words = _words(problem, part.is_single)
         del problem
-        if last - first == 1:
+        if part.is_single:
             self.troubled = True
             pieces.append(words)
             sizes.append(1)
             return
-        middle = (first + last) // 2
-        for half in ((first, middle), (middle, last)):
-            self._evaluate(model, batch, neighbors, *half, pieces, sizes)
+        for half in part.halves():
+            self._evaluate(half, pieces, sizes)
+
+    def _measured(self, part: "_Part") -> ModelOutputs:
+        batch = part.taken()
+        if self.meter is None:
+            return part.model(batch)
+        with self.meter.watching(batch.device, batch.num_nodes):
+            return part.model(batch)
 
     def _remember(self, atoms: int) -> None:
         if torch.cuda.is_available():
@@ -115,20 +126,38 @@ class Splitting:
         )
 
 
-def _words(problem: Exception, systems: int) -> str:
-    if isinstance(problem, (torch.cuda.OutOfMemoryError, MemoryError)) and systems == 1:
+class _Part(NamedTuple):
+    """Systems of a batch, from a first one to the one before a last one."""
+
+    model: BaseModelMixin
+    batch: Batch
+    neighbors: NeighborList | None
+    first: int
+    last: int
+    takes_failures: bool
+
+    @property
+    def is_single(self) -> bool:
+        return self.last - self.first == 1
+
+    def halves(self) -> tuple["_Part", "_Part"]:
+        middle = (self.first + self.last) // 2
+        return self._replace(last=middle), self._replace(first=middle)
+
+    def taken(self) -> Batch:
+        """Return these systems, with their pairs; the batch itself if that is all of them."""
+        if self.first == 0 and self.last == len(self.batch):
+            return self.batch
+        part = self.batch.index_select(slice(self.first, self.last))
+        if self.neighbors is not None:
+            self.neighbors.share(self.batch, part, np.arange(self.first, self.last))
+        return part
+
+
+def _words(problem: Exception, is_single: bool) -> str:
+    if isinstance(problem, (torch.cuda.OutOfMemoryError, MemoryError)) and is_single:
         return "it alone needs more memory than there is; take a smaller cell or a larger device"
     return f"{type(problem).__name__}: {problem}"
-
-
-def _part(batch: Batch, neighbors: NeighborList | None, first: int, last: int) -> Batch:
-    """Return systems of a batch, with their pairs; the batch itself if that is all of them."""
-    if first == 0 and last == len(batch):
-        return batch
-    part = batch.index_select(slice(first, last))
-    if neighbors is not None:
-        neighbors.share(batch, part, np.arange(first, last))
-    return part
 
 
 def _joined(

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,7 +340,7 @@ class ResultFile:
         for key in (*marks, f"{self.method}_reason", f"{self.method}_fmax"):
             atoms.info.pop(key, None)  # of an earlier run
         try:
-            self._add(result, marks)
+            self._add_what_can_be(result, marks)
         except Exception as error:
             self._look_what_is_left()
             raise OutputError(
@@ -351,6 +352,18 @@ class ResultFile:
         """Forget what an error took out of the file: a database goes back to its last commit."""
         left = self._file.indices()
         self._outcomes = {index: own for index, own in self._outcomes.items() if index in left}
+
+    def _add_what_can_be(self, result: Result, marks: dict[str, Any]) -> None:
+        """Add a structure; one that was rejected may have constraints that cannot be written."""
+        try:
+            self._add(result, marks)
+        except (IndexError, TypeError, ValueError):
+            if result.outcome is not Outcome.REJECTED or not result.atoms.constraints:
+                raise
+            self._look_what_is_left()
+            bare = result.atoms.copy()
+            bare.set_constraint()
+            self._add(replace(result, atoms=bare), marks)
 
     def _add(self, result: Result, marks: dict[str, Any]) -> None:
         self._file.add(result.atoms, marks)

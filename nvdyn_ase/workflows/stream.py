@@ -10,6 +10,7 @@ from nvdyn_ase.atoms import Result, write_back
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import BaseDynamics, DataSink
 from nvdyn_ase.dynamics.lifecycle import only_run_of
+from nvdyn_ase.dynamics.memory import MemoryMeter
 from nvdyn_ase.dynamics.run import Run
 from nvdyn_ase.dynamics.splitting import Splitting
 from nvdyn_ase.progress import Bar
@@ -111,7 +112,7 @@ def _streamed(
     done: Container[int],
 ) -> Generator[Result, None, None]:
     engine.sampler, engine.sinks = supply, [Results(engine, supply)]
-    engine.splitting, engine.active_batch = Splitting(), None
+    engine.splitting, engine.active_batch = Splitting(MemoryMeter()), None
     bar.watch(engine)
     try:
         saved = {} if checkpoints is None else checkpoints.read(done)
@@ -146,7 +147,7 @@ def _run(
             if checkpoints is not None:
                 checkpoints.save_if_due(engine, run.batch)
             run.advance()
-            if engine.splitting is not None:
+            if engine.splitting.meter is not None:
                 supply.capacity.adapt(engine.splitting.meter, run.batch.device)
     finally:
         batch, engine.active_batch = run.close(), None

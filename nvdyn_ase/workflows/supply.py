@@ -130,6 +130,13 @@ class AtomsSupply:
 
     def request_batch(self, staying: Sequence[int]) -> Batch | None:
         """Return the next structures that fit beside others, which are being moved; or None."""
+        batch = None
+        while batch is None and (taken := self._group()):
+            batch = self._batch(taken)
+        return batch
+
+    def _group(self) -> list[Numbered]:
+        """Take the next structures that fit beside those that are being moved."""
         filled = self._filled  # by those that have not been taken back, who are the staying
         taken: list[Numbered] = []
         while not self.exhausted:
@@ -141,9 +148,7 @@ class AtomsSupply:
             filled, self._next = filled + share, None
             if filled >= self.capacity.limit:
                 break
-        if not taken:
-            return None
-        return self._batch(taken) or self.request_batch(staying)
+        return taken
 
     def reject(self, index: int, reason: str) -> None:
         """Take back a structure that the engine cannot move."""
@@ -166,17 +171,16 @@ class AtomsSupply:
             self._readings.take(index)
             self.results.append(failure(atoms, index, Outcome.REJECTED, reason))
         usable = [pair for row, pair in enumerate(taken) if row not in reasons]
-        if not usable:
-            return None
-        try:
-            batch = self._converted(usable)
-        except StructureError as error:
-            row = error.index or 0
-            index, atoms = usable.pop(row)
-            self.results.append(failure(atoms, index, Outcome.REJECTED, error.problem))
-            return self._batch(usable) if usable else None
-        self._note(usable)
-        return batch
+        while usable:
+            try:
+                batch = self._converted(usable)
+            except StructureError as error:
+                index, atoms = usable.pop(error.index or 0)
+                self.results.append(failure(atoms, index, Outcome.REJECTED, error.problem))
+                continue
+            self._note(usable)
+            return batch
+        return None
 
     def _note(self, usable: Sequence[Numbered]) -> None:
         for index, atoms in usable:
@@ -214,7 +218,10 @@ class AtomsSupply:
     def _problem(self, atoms: ase.Atoms) -> str | None:
         if self.own_calculators and atoms.calc is None:
             return "it has no calculator; give it one, or all a model="
-        item = atoms if self.cell_filter is None else self.cell_filter(atoms)
+        try:
+            item = atoms if self.cell_filter is None else self.cell_filter(atoms)
+        except Exception as error:
+            return f"cell_filter raised {type(error).__name__}: {error}"
         if (problem := why_not(item)) is not None:
             return problem
         if not self.own_calculators:  # of one model for all it was asked before

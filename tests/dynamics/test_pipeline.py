@@ -20,6 +20,7 @@ from nvdyn_ase.dynamics import (
     DistributedPipeline,
     HostMemory,
     Langevin,
+    Outcome,
     SizeAwareSampler,
 )
 from nvdyn_ase.models import LennardJones
@@ -102,6 +103,60 @@ def test_on_two_ranks_systems_do_what_they_do_on_one(mode):
     check_user_fields(found)
     assert sorted(identities(found)) == list(range(len(DISTANCES)))
     assert_same_outcome(outcome_of(found), outcome_of(one.sinks[0].read()))
+
+
+class Raising(Well):
+    """A model that raises for two systems, whoever is with them."""
+
+    def forward(self, batch):
+        if set(batch["system_id"].view(-1).tolist()) & {1, 5}:
+            raise ValueError("the well has fallen in")
+        return super().forward(batch)
+
+
+def with_a_model_that_raises(rank, source):
+    """Run a pipeline whose first stage fails on two systems, and return what the sink has."""
+    data, ends = inputs(DISTANCES), ConvergenceHook.from_fmax(0.05)
+    own = SizeAwareSampler(data, max_batch_size=3) if source == "sampler" else None
+    options = {"sampler": own, "n_steps": 40, "convergence_hook": ends, "buffer_config": ROOM}
+    with FIRE(Raising(), **options) | heat(buffer_config=ROOM) as pipe:
+        pipe.run(None if own else Batch.from_data_list(data))
+        return pipe.local_stage.sinks[0].read() if rank else None
+
+
+@pytest.mark.parametrize("source", ["sampler", "batch"])
+def test_who_a_model_raises_for_goes_to_the_sinks_and_the_others_go_on(source):
+    _, found = results(run_ranks(with_a_model_that_raises, 2, source))
+    one = relax(sampler()) + heat()
+    one.run()
+    expected = outcome_of(one.sinks[0].read())
+    outcomes = outcome_of(found)
+    assert sorted(outcomes) == list(range(len(DISTANCES)))
+    reasons = {
+        int(i): own.get("failure") for i, own in zip(identities(found), found.host, strict=True)
+    }
+    for bad in (1, 5):
+        assert Outcome(int(outcomes.pop(bad)["outcome"])) is Outcome.ERROR
+        assert reasons[bad] == "ValueError: the well has fallen in"
+        del expected[bad]
+    assert_same_outcome(outcomes, expected)
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus", "backend"),
+    [
+        (("cpu", "cpu"), 2, "gloo"),
+        (("cuda", "cuda"), 2, "cpu:gloo,cuda:nccl"),
+        (("cuda", "cuda"), 1, "gloo"),
+        (("cpu", "cuda"), 2, "gloo"),
+    ],
+)
+def test_nccl_is_for_ranks_that_have_a_gpu_each(devices, gpus, backend, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    stages = [heat(device_type=device, buffer_config=ROOM) for device in devices]
+    assert DistributedPipeline(dict(enumerate(stages)))._backend() == backend
 
 
 def test_a_stage_may_be_several_on_one_rank():

@@ -76,8 +76,11 @@ def run(rank, guilty, action):
     sinks = [Moody(99, {1})] if action == "sink" else None
     acts = {"dies": die, "raises": give_up, "stops": stop}
     hook = AtStep(acts[action]) if action in acts else None
-    room = BufferConfig(num_systems=2, num_nodes=3, num_edges=0) if action == "large" else ROOM
+    room = BufferConfig(num_systems=2, num_nodes=3, num_edges=0) if "large" in action else ROOM
     with three_stages(guilty, hook, sinks, room, room) as pipe:
+        if action == "larger than a sampler of a stream takes" and rank == 0:
+            stream = iter(inputs([0.5, 1.5, 0.9] * 4))
+            pipe.local_stage.sampler = SizeAwareSampler(stream, max_atoms=3)
         return pipe.run()
 
 
@@ -89,6 +92,7 @@ CASES = [
     (1, "raises", "ArithmeticError: a hook gave up"),
     (2, "sink", "SinkError: .*the disk is on fire"),
     (0, "large", "structure 2: it has 4 atoms and 0 pairs, and the buffers .* num_nodes=3"),
+    (0, "larger than a sampler of a stream takes", "structure 2: it has 4 atoms .* num_nodes=3"),
 ]
 
 

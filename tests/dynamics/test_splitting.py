@@ -6,8 +6,7 @@ from ase import units
 
 from nvdyn_ase.atoms import batch_from_atoms
 from nvdyn_ase.data import segment_sum
-from nvdyn_ase.dynamics import FIRE, NVE, Outcome
-from nvdyn_ase.dynamics.splitting import Splitting
+from nvdyn_ase.dynamics import FIRE, NVE, Outcome, SizeAwareSampler
 from nvdyn_ase.models import as_model
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
 from tests.systems import argon, mixed, with_velocities
@@ -52,10 +51,15 @@ class Pairs(BaseModelMixin):
         return ModelOutputs({"energy": energy.detach(), "forces": -gradient})
 
 
-def run(model, systems, split=True, steps=15):
+class Tolerant(NVE):
+    """Lets systems fail by themselves, as a sampler and sinks would have it."""
+
+    takes_failures = True
+
+
+def run(model, systems, kind=Tolerant, steps=15):
     batch = batch_from_atoms(systems)
-    engine = NVE(model, dt=2 * units.fs)
-    engine.splitting = Splitting() if split else None
+    engine = kind(model, dt=2 * units.fs)
     engine.run(batch, steps)
     return batch, engine
 
@@ -81,10 +85,10 @@ MODELS = {
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError])
 def test_parts_have_the_same_bits_as_the_whole(name, error):
     systems = systems_of(name)
-    whole, _ = run(MODELS[name](), systems, split=False)
+    whole, _ = run(MODELS[name](), systems)
     largest = max(len(atoms) for atoms in systems)
     model = Limited(MODELS[name](), largest + 2, error)
-    parts, _ = run(model, systems)
+    parts, _ = run(model, systems, NVE)
     assert same(parts, whole)
     assert (parts["outcome"] == 0).all() or (parts["outcome"] == int(Outcome.BUDGET)).all()
     assert largest + 2 < sum(len(atoms) for atoms in systems)
@@ -105,7 +109,7 @@ def test_the_size_that_went_well_is_remembered():
 
 def test_who_needs_more_than_there_is_leaves_and_the_others_go_on():
     systems = [argon(0, 1), argon(1, 2), argon(2, 1)]
-    whole, _ = run(MODELS["lj"](), [systems[0], systems[2]], split=False)
+    whole, _ = run(MODELS["lj"](), [systems[0], systems[2]])
     parts, _ = run(Limited(MODELS["lj"](), 10), systems)
     assert [Outcome(int(code)) for code in parts["outcome"]][1] is Outcome.ERROR
     assert "more memory than there is" in parts.host[1]["failure"]
@@ -117,7 +121,7 @@ def test_a_model_that_raises_is_asked_until_it_is_known_on_whom(bad):
     systems = systems_of("lj")
     for row in bad:
         systems[row].numbers[0] = 10
-    whole, _ = run(MODELS["lj"](), systems, split=False)
+    whole, _ = run(MODELS["lj"](), systems)
     model = Limited(MODELS["lj"](), bad=10)
     parts, _ = run(model, systems)
     good = [row for row in range(7) if row not in bad]
@@ -136,9 +140,28 @@ def test_one_forward_where_one_is_enough():
     assert len(model.sizes) == 11
 
 
-def test_without_splitting_errors_are_raised():
+def test_without_anywhere_to_go_errors_are_raised():
     with pytest.raises(ValueError, match="bang"):
-        run(Limited(MODELS["lj"](), bad=18), systems_of("lj"), split=False)
+        run(Limited(MODELS["lj"](), bad=18), systems_of("lj"), NVE)
+    with pytest.raises(MemoryError, match="no more"):
+        run(Limited(MODELS["lj"](), 3, MemoryError), systems_of("lj"), NVE)
+
+
+def test_from_a_sampler_who_fails_goes_to_the_sinks_and_the_others_go_on():
+    systems = systems_of("lj")
+    systems[2].numbers[0] = 10
+    data = batch_from_atoms(systems).to_data_list()
+    good = [row for row in range(7) if row != 2]
+    whole, _ = run(MODELS["lj"](), [systems[row] for row in good], steps=4)
+    sampler = SizeAwareSampler(data, max_batch_size=3)
+    engine = NVE(Limited(MODELS["lj"](), bad=10), dt=2 * units.fs, n_steps=4, sampler=sampler)
+    engine.run()
+    found = engine.sinks[0].read()
+    found = found[torch.argsort(found["system_id"].view(-1)).tolist()]
+    assert found["system_id"].view(-1).tolist() == list(range(7))
+    assert found.host[2]["failure"] == "ValueError: it went bang"
+    assert Outcome(int(found["outcome"][2])) is Outcome.ERROR
+    assert same(found[good], whole)
 
 
 def test_extra_outputs_are_laid_end_to_end():
@@ -151,7 +174,6 @@ def test_extra_outputs_are_laid_end_to_end():
     systems = systems_of("lj")
     batch = batch_from_atoms(systems)
     engine = FIRE(Extra(MODELS["lj"](), 13))
-    engine.splitting = Splitting()
     engine.run(batch, 3)
     torch.testing.assert_close(batch["color"].view(-1), torch.arange(7.0).double() * 2)
 
@@ -171,7 +193,6 @@ def test_outputs_of_atoms_are_declared(bad):
     undeclared, model.model_card = model.model_card, declared(model, {"paint"})
     batch = batch_from_atoms(systems)
     engine = FIRE(model)
-    engine.splitting = Splitting()
     engine.run(batch, 3)
     assert batch.level("paint") == "node"
     for row in range(len(systems)):

@@ -12,7 +12,7 @@ from nvdyn_ase.data import Batch
 from nvdyn_ase.data.buffers import Capacity
 from nvdyn_ase.dynamics.communication import CommMode
 from nvdyn_ase.dynamics.outcome import Outcome
-from nvdyn_ase.dynamics.pipeline.post import Kind, Letter, Post
+from nvdyn_ase.dynamics.pipeline.post import TAKEN, Kind, Letter, Post
 from nvdyn_ase.dynamics.together import put_together
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ class Arrivals:
         while self._waiting and (wait or self._waiting[0][1].done()):
             rank, transfer = self._waiting.popleft()
             try:
-                self._come.append((rank, transfer.result()))
-            except RuntimeError as error:
+                self._come.append((rank, transfer.result(TAKEN.total_seconds())))
+            except (RuntimeError, TimeoutError) as error:
                 raise self.post.watch.lost(rank, error) from error
             wait = False
 

@@ -12,6 +12,7 @@ from loguru import logger
 from torch.distributed.rendezvous import rendezvous
 
 from nvdyn_ase.data import Batch
+from nvdyn_ase.data.messages import Transport
 from nvdyn_ase.dynamics.base import BaseDynamics
 from nvdyn_ase.dynamics.communication import is_distributed
 from nvdyn_ase.dynamics.pipeline.arrivals import Arrivals
@@ -47,7 +48,7 @@ class DistributedPipeline:
         a row means the same.
     **init_process_group_kwargs
         For ``torch.distributed.init_process_group``, if there is no process group yet. The backend
-        is gloo by default and, for tensors on a GPU, NCCL if a stage is on one.
+        is gloo by default and, for tensors on GPUs, NCCL if every rank has one of its own.
 
     Raises
     ------
@@ -169,6 +170,11 @@ class DistributedPipeline:
             dist.init_process_group(**kwargs)
             self._made_group = True
         self._check_size(dist.get_world_size())
+        if Transport.of(None).header.type == "cuda":
+            raise RuntimeError(
+                "the process group has NCCL alone, which cannot listen and send at once; make it "
+                "with backend='cpu:gloo,cuda:nccl', or leave it to the pipeline"
+            )
 
     def _check_size(self, size: int | None) -> None:
         if size is not None and size not in (-1, self.wiring.size):
@@ -178,8 +184,12 @@ class DistributedPipeline:
             )
 
     def _backend(self) -> str:
+        """Return NCCL for what is on GPUs if every rank has one of its own, and gloo otherwise."""
         devices = {engine.device.type for engine in self.wiring.stages.values()}
-        return "cpu:gloo,cuda:nccl" if "cuda" in devices else "gloo"
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", self.wiring.size))
+        if devices == {"cuda"} and ranks_here <= torch.cuda.device_count():
+            return "cpu:gloo,cuda:nccl"
+        return "gloo"
 
     def setup(self) -> None:
         """Make the process group, and this rank's stage ready; once is enough.
@@ -220,10 +230,12 @@ class DistributedPipeline:
             engine.sampler.share(*self.wiring.share_of(rank))
 
     def _place(self, engine: BaseDynamics) -> None:
-        """Put the model where its stage is."""
+        """Put the model where its stage is: of several GPUs, on this rank's."""
         device = engine.device
         if device.type == "cuda":
-            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+            if engine.device_type is None or device.index is None:
+                device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)
         if not callable(getattr(engine.model, "to", None)):
             raise RuntimeError(f"{type(engine.model).__name__} has no .to, and cannot be moved")
         engine.model.to(device)

@@ -4,6 +4,7 @@ Every neighbour is listened to by a thread of its own, which sleeps until someth
 finds what has come by looking into its inbox, and asks nobody.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import timedelta
@@ -24,8 +25,8 @@ from nvdyn_ase.dynamics.pipeline.watch import SILENCE, PipelineError, Watch
 _TAG = 7919
 #: A rank may have nothing to say for as long as it likes: whether it lives is seen otherwise.
 _FOREVER = timedelta(days=1000)
-# A rank takes at once what comes, in a thread; one that does not has stopped.
-_TAKEN = timedelta(seconds=SILENCE + 3.0)
+#: A rank takes at once what comes, in a thread; one that does not has stopped.
+TAKEN = timedelta(seconds=SILENCE + 3.0)
 _NOTHING = Capacity(0, 0, 0)
 
 
@@ -74,6 +75,7 @@ class Post:
         self.sent = 0
         self._place = Transport.of(None)
         self._inbox: SimpleQueue[Letter | PipelineError | tuple[int, BaseException]] = SimpleQueue()
+        self._opened = deque[Letter]()
 
     def open(self) -> None:
         """Listen to every neighbour until it has said that there is no more in this run."""
@@ -127,6 +129,13 @@ class Post:
         PipelineError
             A rank has failed.
         """
+        while self._opened:
+            wait = False
+            yield self._opened.popleft()
+        yield from self._come(wait)
+
+    def _come(self, wait: bool) -> Iterator[Letter]:
+        """Yield what is in the inbox."""
         if not wait and self._inbox.empty():
             return
         try:
@@ -142,9 +151,8 @@ class Post:
             return
 
     def check(self) -> None:
-        """Raise PipelineError if a rank has failed, when nothing else is expected to come."""
-        for _ in self.letters(wait=False):
-            continue
+        """Raise PipelineError if a rank has failed; what else has come is kept for later."""
+        self._opened.extend(self._come(wait=False))
 
     # ---------------------------------------------------------------- going
 
@@ -180,6 +188,6 @@ class Post:
 
     def _wait_for(self, rank: int, sending: Sending) -> None:
         try:
-            sending.wait(_TAKEN)
+            sending.wait(TAKEN)
         except RuntimeError as error:
             raise self.watch.lost(rank, error) from error
