@@ -292,6 +292,15 @@ def test_any_number_of_bad_structures_may_follow_one_another():
     assert outcomes == [Outcome.CONVERGED, *[Outcome.REJECTED] * 1500, Outcome.CONVERGED]
 
 
+@pytest.mark.parametrize("is_cheap", [False, True])
+def test_a_model_that_is_not_cheap_is_asked_for_nothing_in_vain(is_cheap):
+    model, distances = Well(), np.random.default_rng(0).uniform(0.01, 4.0, 60)
+    model.is_cheap = is_cheap
+    structures = [ase.Atoms("Ar2", [[-d, 0, 0], [d, 0, 0]]) for d in distances]
+    needed = sum(r.evaluations for r in relax(structures, model, batch_size=8))
+    assert (model.systems == needed) is not is_cheap
+
+
 def test_a_filter_that_cannot_be_made_is_a_fault_of_its_structure():
     def only_crystals(atoms):
         if not atoms.cell.rank:

@@ -124,9 +124,14 @@ class BaseModelMixin:
         What the model is and needs.
     model_config
         What it is asked to compute.
+    is_cheap
+        Whether a forward pass costs as little as letting other systems into a batch does. With
+        models that are not, workflows do that after every step, so that nothing is computed of
+        systems that are done.
     """
 
     model_card: ModelCard
+    is_cheap = False
 
     @property
     def model_config(self) -> ModelConfig:

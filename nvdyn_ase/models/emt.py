@@ -54,6 +54,8 @@ class EMT(PairModel):
         Of the neighbour list, Å.
     """
 
+    is_cheap = True
+
     def __init__(self, asap_cutoff: bool = False, *, skin: float = 1.0) -> None:
         super().__init__(rows_by_number(tuple(atomic_numbers[symbol] for symbol in PARAMETERS)))
         self.asap_cutoff, self.skin = asap_cutoff, skin

@@ -34,6 +34,7 @@ class Harmonic(BaseModelMixin):
     """
 
     model_card = ModelCard()
+    is_cheap = True
 
     def __init__(self, k: float = 1.0, centre: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
         if not (math.isfinite(k) and k >= 0):

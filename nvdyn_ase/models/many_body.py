@@ -58,6 +58,8 @@ class ManyBodyPotential(PairModel):
         Å.
     """
 
+    is_cheap = True
+
     def __init__(self, elements: Sequence[int], cutoff: float, skin: float) -> None:
         super().__init__(rows_by_number(tuple(elements)))
         self.elements, self.skin = tuple(elements), skin

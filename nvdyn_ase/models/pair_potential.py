@@ -109,6 +109,8 @@ class PairPotential(PairModel):
     what its pairs have.
     """
 
+    is_cheap = True
+
     @abstractmethod
     def _run(self, geometry: Geometry, slots: Slots, results: Results) -> None:
         """Fill the results of a batch on the CPU."""

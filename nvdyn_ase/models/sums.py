@@ -66,6 +66,11 @@ class SumModel(BaseModelMixin):
         return all(getattr(model, "any_neighbor_list", False) for model in users)
 
     @property
+    def is_cheap(self) -> bool:  # type: ignore[override]
+        """Whether each of the models is cheap."""
+        return all(model.is_cheap for model in self.models)
+
+    @property
     def device(self) -> torch.device:
         """Where the models compute."""
         return self.models[0].device

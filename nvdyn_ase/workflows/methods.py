@@ -86,7 +86,7 @@ def motion(
     return make
 
 
-# To exchange structures costs about as much as a step of a cheap model.
+#: With a cheap model: to exchange structures costs about as much as a step.
 _REFILL_FREQUENCY = 4
 
 
@@ -158,7 +158,7 @@ def with_outputs(engine: BaseDynamics) -> BaseDynamics:
     model = engine.model
     if model.model_card.supports_stress and not isinstance(model, CalculatorModel):
         engine.outputs = frozenset({"stress"})
-    engine.refill_frequency = _REFILL_FREQUENCY
+    engine.refill_frequency = _REFILL_FREQUENCY if model.is_cheap else 1
     return engine
 
 
