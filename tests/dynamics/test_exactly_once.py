@@ -154,7 +154,7 @@ def test_a_sink_that_fails_says_so_with_all_that_is_not_written():
     assert sorted(written + unwritten) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("forward", [0, 1, 2, 5, 9, 14])
 def test_a_run_that_is_cut_off_goes_on_where_it_was(forward, error):
     distances = [0.5, 1.0, 2.0, 0.01, 3.0, 1.5, 2.5]
@@ -188,11 +188,11 @@ def test_a_budget_of_steps_is_that_of_a_system_also_when_a_run_is_cut_off():
     def cut(model):
         if model.forwards in (4, 9):
             model.forwards += 1
-            raise RuntimeError("cut")
+            raise KeyboardInterrupt("cut")
 
     engine.model.before = cut
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="cut"):
+        with pytest.raises(KeyboardInterrupt, match="cut"):
             engine.run()
     engine.run()
     done = engine.sinks[0].read()
