@@ -1,7 +1,7 @@
 """The log of a list in molecular dynamics: one table for the batch."""
 
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from ase import Atoms, units
@@ -14,33 +14,33 @@ class BatchTable:
 
     Time (ps), systems that have not failed, and of these: total, potential and kinetic energy (eV),
     per atom or summed; temperature (K) over the degrees of freedom that constraints leave, NaN if
-    one cannot say; the conserved energy (eV), if the integrator has one; and the mean stress (GPa),
-    if wanted. Where systems have their own time steps the time is that of the first.
+    one cannot say; the conserved energy (eV) and the mean stress (GPa), if wanted. Where systems
+    have their own time steps the time is that of the first.
 
     Parameters
     ----------
-    dyn
-        Who moves them; None for a table without time.
-    systems
-        The Atoms.
+    standing
+        Knows who moves them, and the time if there is one.
     file
         Open for writing.
+    conserved
+        Write the conserved energy.
     header, stress, peratom
         Write the titles; the stress; energies per atom.
     """
 
     def __init__(
         self,
-        dyn: Any,
-        systems: Sequence[Atoms],
+        standing: Standing,
         file: IO[str],
+        conserved: bool,
         header: bool = True,
         stress: bool = False,
         peratom: bool = True,
     ) -> None:
-        self._standing, self._file = Standing(dyn, systems), file
+        self._standing, self._file = standing, file
         self._stress, self._per_atom = stress, peratom
-        self._conserves = self._standing.conserved() is not None
+        self._conserves = conserved
         if header:
             file.write("".join(self._titles()) + "\n")
 
@@ -82,7 +82,7 @@ class BatchTable:
         potential = sum(atoms.get_potential_energy() for atoms in systems)
         dof = sum(map(_degrees_of_freedom, systems))
         energies = [potential + kinetic, potential, kinetic]
-        if (conserved := self._standing.conserved()) is not None:
+        if self._conserves and (conserved := self._standing.conserved()) is not None:
             energies.append(float(np.nansum(conserved[moving])))
         return energies, 2.0 * kinetic / (np.maximum(dof, 1) * units.kB)
 

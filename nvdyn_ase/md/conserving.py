@@ -24,6 +24,6 @@ class ConservingFacade(UnforcedFacade):
         """Return the engine's conserved energy, eV: a number for one Atoms, (B,) for several."""
         driver, engine = self._driver, cast(Any, self.engine)
         assert driver is not None
-        self._take_up_changes()
+        driver.take_up_changes()
         energy = engine.conserved_energy(driver.together()).detach().cpu().numpy().ravel()
         return energy.item() if self._single else energy

@@ -58,7 +58,8 @@ class LangevinBAOAB(StochasticFacade, UnforcedFacade, ase.md.langevinbaoab.Lange
     trajectory
         As in ASE; for a list one per system, or a name with ``{index}`` in it.
     logfile, loginterval, kwargs
-        As in ASE; a list has one table for all systems.
+        As in ASE; for a list one table for all or, with a file for each, one of each: see
+        ``MDLogger``.
     model
         A batched model or an ASE calculator for all; by default the calculators of the Atoms.
     engine

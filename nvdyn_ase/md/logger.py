@@ -48,11 +48,16 @@ class MDLogger(ase.md.logger.MDLogger):
         How files are opened.
     comm
         As in ASE: the first process writes.
+    conserved
+        Write the energy that is conserved, eV, if an engine moves the Atoms. By default the table
+        of a batch has it where the integrator knows one; tables of single systems are ASE's, which
+        do not have it.
 
     Raises
     ------
     ValueError
-        A sequence that has not one file per system.
+        A sequence that has not one file per system; ``conserved=True`` where there is no engine or
+        it conserves nothing; one Atoms of which a list with several times does not know.
     """
 
     def __init__(
@@ -65,21 +70,34 @@ class MDLogger(ase.md.logger.MDLogger):
         peratom: bool = False,
         mode: str = "a",
         comm: Any = world,
+        *,
+        conserved: bool | None = None,
     ) -> None:
         self._table: BatchTable | SystemTables | None = None
-        if not isinstance(atoms, (list, tuple)):
+        several = isinstance(atoms, (list, tuple))
+        standing = Standing(dyn, atoms if several else [atoms])
+        if conserved and standing.conserved() is None:
+            name = type(dyn).__name__
+            raise ValueError(
+                f"conserved=True: {name} has no energy that is conserved, or no engine"
+            )
+        if not several and not conserved and not standing.has_several_times:
             super().__init__(dyn, atoms, logfile, header, stress, peratom, mode, comm)
             return
         self.atoms: Any
         self.atoms, self.stress, self.peratom = atoms, stress, peratom
         options: dict[str, bool] = {"header": header, "stress": stress, "peratom": peratom}
-        if one_for_each(logfile):
+        if several and one_for_each(logfile):
             files = one_each(logfile, len(atoms), "log", "logs")
             files = [self._file(file, mode, comm) for file in files]
-            self._table = SystemTables(dyn, atoms, files, **options)
+            self._table = SystemTables(standing, files, bool(conserved), **options)
+            return
+        self.logfile = self.openfile(file=logfile, mode=mode, comm=comm)
+        if several:
+            has = standing.conserved() is not None if conserved is None else conserved
+            self._table = BatchTable(standing, self.logfile, has, **options)
         else:
-            self.logfile = self.openfile(file=logfile, mode=mode, comm=comm)
-            self._table = BatchTable(dyn, atoms, self.logfile, **options)
+            self._table = SystemTables(standing, [self.logfile], bool(conserved), **options)
 
     def _file(self, target: Any, mode: str, comm: Any) -> Any:
         """Return a file to write to; files by name are not kept open, as there may be many."""
@@ -128,26 +146,23 @@ class SystemTables:
 
     Parameters
     ----------
-    dyn
-        Who moves them, or None.
-    systems
-        The Atoms.
+    standing
+        Knows who moves them.
     files
         One open file each.
+    conserved
+        Write the conserved energy too.
     **options
         Of ASE's table.
     """
 
     def __init__(
-        self, dyn: Any, systems: Sequence[Atoms], files: Sequence[IO[str]], **options: Any
+        self, standing: Standing, files: Sequence[IO[str]], conserved: bool, **options: bool
     ) -> None:
-        self._standing = Standing(dyn, systems)
-        self._clocks = [Clock() for _ in systems]
+        self._standing, self._conserved = standing, conserved
         self._tables = [
-            ase.md.logger.MDLogger(
-                clock if self._standing.has_time else None, atoms, file, **options
-            )
-            for clock, atoms, file in zip(self._clocks, systems, files, strict=True)
+            SystemTable(atoms, file, standing.has_time, conserved, **options)
+            for atoms, file in zip(standing.systems, files, strict=True)
         ]
 
     def write(self) -> None:
@@ -155,21 +170,64 @@ class SystemTables:
         due = ~self._standing.have_failed()
         if self._standing.has_time:
             times = self._standing.times()
-            due &= times != [clock.time for clock in self._clocks]
-            for clock, time in zip(self._clocks, times.tolist(), strict=True):
-                clock.time = time
+            due &= times != [table.time for table in self._tables]
+            for table, time in zip(self._tables, times.tolist(), strict=True):
+                table.time = time
+        energies = self._standing.conserved() if self._conserved else None
         for row in np.flatnonzero(due).tolist():
+            if energies is not None:
+                self._tables[row].conserved = float(energies[row])
             self._tables[row]()
 
 
-class Clock:
-    """What ASE's table asks for the time."""
+class SystemTable(ase.md.logger.MDLogger):
+    """ASE's table of one system, which is told the time and, for a last column, what is conserved.
 
-    time = float("nan")
+    Parameters
+    ----------
+    atoms
+        The system.
+    file
+        Open for writing.
+    has_time, has_conserved
+        Write these.
+    header, stress, peratom
+        As in ASE.
+
+    Attributes
+    ----------
+    time, conserved
+        Of the next line, in ASE units and eV.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        file: IO[str],
+        has_time: bool,
+        has_conserved: bool,
+        header: bool,
+        stress: bool,
+        peratom: bool,
+    ) -> None:
+        self.time, self.conserved = float("nan"), float("nan")
+        super().__init__(self if has_time else None, atoms, file, False, stress, peratom)
+        self._line = self.fmt.removesuffix("\n") if has_conserved else None
+        if has_conserved:
+            self.hdr += f" {'Econs/N[eV]' if peratom else 'Econs[eV]':>12}"
+        if header:
+            file.write(self.hdr + "\n")
 
     def get_time(self) -> float:
-        """Return the time of a system, in ASE units."""
+        """Return the time of the system, in ASE units."""
         return self.time
+
+    def __call__(self) -> None:
+        """Write a line."""
+        if self._line is not None:
+            energy = self.conserved / (len(self.atoms) if self.peratom else 1)
+            self.fmt = f"{self._line} {energy:12.6f}\n"
+        super().__call__()
 
 
 __getattr__ = rest_of_module(__name__)

@@ -10,7 +10,7 @@ import torch
 
 from nvdyn_ase.atoms import Result, batch_from_atoms, read_back, write_back
 from nvdyn_ase.atoms.filters import Filters, filtered
-from nvdyn_ase.calculators import NvdynCalculator
+from nvdyn_ase.calculators import CalculatorModel, NvdynCalculator, model_for
 from nvdyn_ase.data import Batch
 from nvdyn_ase.dynamics import (
     BaseDynamics,
@@ -23,6 +23,8 @@ from nvdyn_ase.dynamics.evaluated import RESULTS, Evaluated
 from nvdyn_ase.dynamics.lifecycle import close_run
 from nvdyn_ase.dynamics.parameters import Places, parameter_rows
 from nvdyn_ase.dynamics.run import Run
+from nvdyn_ase.models import BaseModelMixin
+from nvdyn_ase.optimize.seen_calculators import SeenCalculators
 
 
 class AtomsDriver:
@@ -41,6 +43,11 @@ class AtomsDriver:
         Those whose calculator, if any, is not what the engine's model stands for. The results are
         not put into it, where they would mix with its own: a calculator of the model takes its
         place.
+    calculators
+        Those that the engine's model was taken from: it changes as they do. None if a model was
+        given.
+    raise_errors
+        Whether what a model raises about a system is raised, or ends that system.
 
     Attributes
     ----------
@@ -53,12 +60,18 @@ class AtomsDriver:
     """
 
     def __init__(
-        self, items: Sequence[Any], engine: BaseDynamics, foreign: Sequence[ase.Atoms] = ()
+        self,
+        items: Sequence[Any],
+        engine: BaseDynamics,
+        foreign: Sequence[ase.Atoms] = (),
+        calculators: SeenCalculators | None = None,
+        raise_errors: bool = False,
     ) -> None:
         self.items = list(items)
         self.atoms = [filtered(item) for item in items]
         self.engine = engine
         self._foreign = list(foreign)
+        self._calculators, self._raise_errors = calculators, raise_errors
         self.batch = batch_from_atoms(self.atoms, copy_constraints=False).to(engine.device)
         self.filters = Filters(items)
         self.filters.put(self.batch)
@@ -238,6 +251,8 @@ class AtomsDriver:
         write_back(self.batch, self.atoms, momenta=momenta, results=results)
         stress = self._stress_of_filters() if results and self.filters else None
         self.filters.write(self.batch, stress)
+        if self._calculators is not None:
+            self._calculators.note_results()
         self._stale = False
 
     def take_over(self, batch: Batch) -> None:
@@ -258,9 +273,10 @@ class AtomsDriver:
         return None if stress is None else stress.detach().cpu().numpy()
 
     def take_up_changes(self) -> None:
-        """Take up what the user did to the Atoms since they were last written."""
+        """Take up what the user did to Atoms and calculators since they were last written."""
         if self._stale:
             return
+        self._take_up_calculators()
         changes = read_back(self.atoms, self._gather())
         filters = bool(self.filters) and self.filters.take_up(self.batch)
         if changes.constraints or filters:
@@ -269,6 +285,39 @@ class AtomsDriver:
             # The changes are in the batch of all systems: what was split off it is out of date.
             self._discard()
             self.engine.begin_anew(self.batch, self.reopen_failed(changes.rows))
+
+    @property
+    def follows_calculators(self) -> bool:
+        """Whether the engine's model is that of the Atoms' calculators, and changes with them."""
+        return self._calculators is not None
+
+    def _take_up_calculators(self) -> None:
+        """Go on with the model that the calculators stand for now, if that is another one."""
+        if self._calculators is None or not self._calculators.have_changed(self._has_failed):
+            return
+        model = model_for(self.atoms)
+        self.close()
+        evaluated = self.batch.evaluated
+        for engine in self.engine.made_of():
+            engine.use_model(model)
+        self.prepare(model)
+        if evaluated is not None and self._calculators.still_answer():
+            # They were given other parameters and not reset: as in ASE, what they have said of the
+            # present geometry goes on to hold.
+            self.batch.evaluated = evaluated._replace(model=model)
+
+    def _has_failed(self, row: int) -> bool:
+        return "failure" in self.batch.host[row]
+
+    def prepare(self, model: BaseModelMixin) -> None:
+        """Have the engine and its model do for ASE's users what they expect."""
+        if self._raise_errors:
+            self.engine.raise_errors = True
+            if isinstance(model, CalculatorModel):
+                model.raise_errors = True
+        gives_stress = model.model_card.supports_stress and not isinstance(model, CalculatorModel)
+        # Whoever looks at results expects the stress, as in ASE.
+        self.engine.outputs = frozenset({"stress"}) if gives_stress else frozenset()
 
     def reopen_failed(self, rows: Sequence[int]) -> np.ndarray:
         """Let systems that failed, and were changed or told of, move again; return which did."""

@@ -1,7 +1,9 @@
 """What every facade has in common: one Atoms as in ASE, several through an engine."""
 
 import os
-from collections.abc import Generator, Sequence
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ase
@@ -9,7 +11,7 @@ import numpy as np
 
 from nvdyn_ase.atoms import Result, unwrapped
 from nvdyn_ase.atoms.filters import filtered, why_not
-from nvdyn_ase.calculators import CalculatorModel, model_for
+from nvdyn_ase.calculators import model_for
 from nvdyn_ase.calculators.choosing import without_stress
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.dynamics import BaseDynamics, NaNDetectorHook
@@ -88,7 +90,6 @@ class EngineFacade(_Behind):
     _driver: AtomsDriver | None = None
     _in_run = False
     _single = True
-    _calculators: SeenCalculators | None = None
     _hooks: ClassVar[tuple[type, ...]] = (NaNDetectorHook,)
 
     def _make_engine(self, model: BaseModelMixin) -> BaseDynamics:
@@ -116,8 +117,7 @@ class EngineFacade(_Behind):
         refuse_impossible(options | dict(getattr(self, "_given", {})), several)
         systems = [filtered(item) for item in items]
         self._single = not several
-        if model is None:
-            self._calculators = SeenCalculators(systems)
+        calculators = SeenCalculators(systems) if model is None else None
         foreign = [] if model is None else [a for a in systems if unwrapped(a.calc) is not model]
         if several:
             self._construct(AtomsList(items), **options)
@@ -130,8 +130,9 @@ class EngineFacade(_Behind):
         made = self._make_engine(model)
         for hook in self._hooks:
             made.register_hook(hook())
-        self._driver = AtomsDriver(items, made, foreign)
-        self._prepare(model)
+        # With one Atoms an error is the user's to see, as in ASE.
+        self._driver = AtomsDriver(items, made, foreign, calculators, raise_errors=self._single)
+        self._driver.prepare(model)
         self.optimizable = AtomsList(items, self._driver)
         if several and trajectory is not None:
             self._attach_trajectories(trajectory, append_trajectory, options)
@@ -236,7 +237,7 @@ class EngineFacade(_Behind):
             return super().step(forces)
         watched = not self._in_run or bool(self._replaced())
         if watched:
-            self._take_up_changes()
+            driver.take_up_changes()
         if forces is not None:
             driver.use_forces(forces)
         if self._in_run:
@@ -254,7 +255,12 @@ class EngineFacade(_Behind):
     def irun(self, *args: Any, **kwargs: Any) -> Generator[bool, None, None]:
         """Run as a generator, as in ASE; it yields whether all systems have converged."""
         steps = super().irun(*args, **kwargs)
-        return steps if self._driver is None else self._watched(steps)
+        if self._driver is None:
+            return steps
+        steps = self._watched(steps)
+        # One that is never run to its end ends while there is still an interpreter to do it.
+        weakref.finalize(steps, _close, weakref.ref(steps))
+        return steps
 
     def _watched(
         self, steps: Generator[bool, None, None], shown: bool = True
@@ -262,7 +268,7 @@ class EngineFacade(_Behind):
         """End when no system is left; if they are ``shown``, Atoms are current at every yield."""
         driver = self._driver
         assert driver is not None
-        self._take_up_changes()
+        driver.take_up_changes()
         self._in_run = True
         with driver.engine.entered_hooks():
             try:
@@ -271,7 +277,8 @@ class EngineFacade(_Behind):
                 for converged in steps:
                     if shown:
                         driver.synchronise()
-                    yield converged
+                    with self._at_the_user():
+                        yield converged
                     if shown:
                         driver.take_up_changes()
                     if not converged and driver.settle():
@@ -284,6 +291,15 @@ class EngineFacade(_Behind):
                 if self._in_run:
                     self._in_run = False
                     driver.finish()
+
+    @contextmanager
+    def _at_the_user(self) -> Iterator[None]:
+        """Take a step that is asked for meanwhile for one by hand, and no part of a run."""
+        before, self._in_run = self._in_run, False
+        try:
+            yield
+        finally:
+            self._in_run = before
 
     def run(self, *args: Any, **kwargs: Any) -> bool:
         """Run, as in ASE; return whether all systems have converged."""
@@ -318,7 +334,7 @@ class EngineFacade(_Behind):
         """Run without looking, so that the host never waits for the device."""
         driver = self._driver
         assert driver is not None
-        self._take_up_changes()
+        driver.take_up_changes()
         with driver.engine.entered_hooks(), driver.to_the_end():
             # Up to its first value, ASE's generator sets the limits of the run, and no more.
             next(super().irun(*args, **kwargs))
@@ -350,33 +366,9 @@ class EngineFacade(_Behind):
             super().call_observers()
             return
         driver.synchronise()
-        super().call_observers()
-        self._take_up_changes()
-
-    def _take_up_changes(self) -> None:
-        """Take up what the user did to the Atoms and to their calculators."""
-        driver = self._driver
-        assert driver is not None
-        if self._calculators is not None and self._calculators.have_changed():
-            self._use_model(model_for(driver.atoms))
+        with self._at_the_user():
+            super().call_observers()
         driver.take_up_changes()
-
-    def _use_model(self, model: BaseModelMixin) -> None:
-        assert self._driver is not None
-        self._driver.close()
-        self._driver.engine.use_model(model)
-        self._prepare(model)
-
-    def _prepare(self, model: BaseModelMixin) -> None:
-        """Have the engine and its model do for ASE's users what they expect."""
-        assert self.engine is not None
-        if self._single:  # an error is the user's to see, as in ASE
-            self.engine.raise_errors = True
-            if isinstance(model, CalculatorModel):
-                model.raise_errors = True
-        gives_stress = model.model_card.supports_stress and not isinstance(model, CalculatorModel)
-        # Whoever looks at results expects the stress, as in ASE.
-        self.engine.outputs = frozenset({"stress"}) if gives_stress else frozenset()
 
     def _observers_due(self) -> bool:
         return any(
@@ -417,6 +409,12 @@ class EngineFacade(_Behind):
     def _write(self, name: str, value: Any) -> None:
         assert self._driver is not None
         self._driver.set_parameter(name, value)
+
+
+def _close(steps: "weakref.ref[Generator[bool, None, None]]") -> None:
+    """End a generator, if it is still there."""
+    if (generator := steps()) is not None:
+        generator.close()
 
 
 def _refuse_twins(systems: Sequence[ase.Atoms]) -> None:

@@ -11,6 +11,7 @@ from nvdyn_ase.dynamics.fused import FusedStage
 from nvdyn_ase.optimize.driver import AtomsDriver
 from nvdyn_ase.optimize.facade import EngineFacade
 from nvdyn_ase.optimize.optimize import OptimizerFacade
+from nvdyn_ase.optimize.seen_calculators import SeenCalculators
 
 if TYPE_CHECKING:
     from nvdyn_ase.optimize.pipeline import Pipeline
@@ -143,6 +144,9 @@ class Stages:
 
     def engines(self, fmax: Any, steps: Any) -> list[BaseDynamics]:
         """Return new engines of the stages, for what :meth:`run` is given."""
+        first = self.facades[0]._driver
+        assert first is not None
+        first.take_up_changes()  # the model that all of them move with may be another one by now
         limits, counts = self._each("fmax", fmax), self._each("steps", steps)
         return [
             self._engine(facade, limit, count)
@@ -160,7 +164,12 @@ class Stages:
 
     def driver(self, engines: Sequence[BaseDynamics]) -> AtomsDriver:
         """Return what keeps the Atoms in step with these engines, one after the other."""
-        return AtomsDriver(self.items, FusedStage(list(enumerate(engines))), self._foreign)
+        first = self.facades[0]._driver
+        assert first is not None
+        calculators = SeenCalculators(self.atoms) if first.follows_calculators else None
+        return AtomsDriver(
+            self.items, FusedStage(list(enumerate(engines))), self._foreign, calculators
+        )
 
     def _engine(self, facade: EngineFacade, fmax: Any, steps: int | None) -> BaseDynamics:
         first = self.facades[0].engine

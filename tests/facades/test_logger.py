@@ -169,3 +169,47 @@ def test_modes_and_wrong_numbers_of_files(tmp_path):
         assert len((tmp_path / "2.log").read_text().splitlines()) == lines
     with pytest.raises(ValueError, match="2 logs for 3 structures"):
         MDLogger(None, structures, [tmp_path / "a", tmp_path / "b"])
+
+
+def test_one_of_a_list_has_ases_table_with_its_own_time():
+    structures, file = metals(), io.StringIO()
+    dynamics = VelocityVerlet(structures, DT)
+    dynamics.attach(MDLogger(dynamics, structures[1], file), interval=3)
+    dynamics.run(9)
+    assert file.getvalue() == list(ases_tables(constrained=False))[1]
+    with pytest.raises(ValueError, match="none of them"):
+        MDLogger(dynamics, metals()[0], io.StringIO())
+
+
+@pytest.mark.parametrize("per_atom", [False, True])
+def test_a_table_of_each_has_the_conserved_energy_if_asked(per_atom):
+    structures, files = metals(), [io.StringIO() for _ in DT]
+    dynamics = VelocityVerlet(structures, DT)
+    log = MDLogger(dynamics, structures, files, peratom=per_atom, stress=True, conserved=True)
+    some = io.StringIO()
+    dynamics.attach(MDLogger(dynamics, structures[2], some, conserved=True), interval=3)
+    dynamics.attach(log, interval=3)
+    alone = io.StringIO()
+    single = VelocityVerlet(metals()[1], DT[1], engine=True)
+    single.attach(MDLogger(single, single.atoms, alone, peratom=per_atom, conserved=True), 3)
+    for moved in (dynamics, single):
+        moved.run(9)
+    for file, theirs in zip(files, ases_tables(False, peratom=per_atom, stress=True), strict=True):
+        lines, others = file.getvalue().splitlines(), theirs.splitlines()
+        assert [line[: len(other)] for line, other in zip(lines, others, strict=True)] == others
+        assert lines[0].split()[-1] == ("Econs/N[eV]" if per_atom else "Econs[eV]")
+        # In NVE what is conserved is the total energy.
+        table = rows(file.getvalue().replace(lines[0], ""))
+        np.testing.assert_allclose(table[:, -1], table[:, 1], atol=1e-4)
+    assert np.array_equal(rows(alone.getvalue())[:, [0, -1]], rows(files[1].getvalue())[:, [0, -1]])
+    assert len(rows(some.getvalue())[0]) == 6
+
+
+def test_what_is_not_conserved_is_not_logged():
+    dynamics = Langevin(metals(), units.fs, temperature_K=300.0, friction=0.01)
+    for moved in (dynamics, VelocityVerlet(metals()[0], units.fs)):
+        with pytest.raises(ValueError, match="conserved"):
+            MDLogger(moved, moved.atoms, io.StringIO(), conserved=True)
+    file, dynamics = io.StringIO(), VelocityVerlet(metals(), units.fs)
+    MDLogger(dynamics, dynamics.atoms, file, conserved=False)()
+    assert "Econs" not in file.getvalue()

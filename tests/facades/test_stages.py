@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
 from ase.units import fs
 
@@ -12,6 +13,7 @@ from nvdyn_ase.md.langevin import Langevin
 from nvdyn_ase.md.verlet import VelocityVerlet
 from nvdyn_ase.optimize import FIRE, LBFGS
 from nvdyn_ase.optimize.stages import Stages
+from tests.facades.test_lists import metals
 from tests.systems import mixed
 
 
@@ -93,3 +95,24 @@ def test_what_cannot_be_stages(tmp_path):
         relax + VelocityVerlet(structures, 1 * fs, trajectory=[str(tmp_path / n) for n in "ab"])
     assert repr(relax + LBFGS(structures)) == "Stages(FIRE + LBFGS, 2 structures)"
     assert isinstance(relax + (LBFGS(structures) + LBFGS(structures)), Stages)
+
+
+@pytest.mark.parametrize("when", ["before", "observer"])
+def test_calculators_that_change_before_or_in_a_run(when):
+    structures = metals(2)
+    stages = FIRE(structures, logfile=None) + FIRE(structures, logfile=None)
+
+    def change():
+        for atoms in structures:
+            atoms.calc = LennardJones(sigma=2.2, epsilon=0.3, rc=5.0)
+
+    if when == "before":
+        change()
+    else:
+        stages.attach(lambda: change() if stages.nsteps == 2 else None)
+    stages.run(fmax=0.0, steps=[3, 3])
+    for atoms, result in zip(structures, stages.results, strict=True):
+        fresh = atoms.copy()
+        fresh.calc = LennardJones(sigma=2.2, epsilon=0.3, rc=5.0)
+        assert atoms.get_potential_energy() == pytest.approx(fresh.get_potential_energy())
+        assert result.energy == pytest.approx(fresh.get_potential_energy())

@@ -18,7 +18,8 @@ class Constraint(Protocol):
     """What one system's constraints do to its coordinates, on the host, as ``ase.Atoms`` does it.
 
     Arrays are float64; ``positions`` (n, 3) in Å, ``cell`` (3, 3) in Å. ``adjust_stress`` and
-    ``adjust_cell`` are called if ``adjusts_stress`` and ``adjusts_cell`` are there and true.
+    ``adjust_cell`` are called if ``adjusts_stress`` and ``adjusts_cell`` are there and true. If
+    there is a ``place``, it is called before each of these with positions, cell and momenta.
     """
 
     has_potential: bool
@@ -127,6 +128,7 @@ class HostedKind(Kind):
         for row, atoms, constraint in self._members:
             before, cell, after = _on_host(old[atoms], batch["cell"][row], new[atoms])
             allowed = before
+            self._tell(batch, row, atoms, constraint, before)
             with self._guarding(row, constraint, "adjust_positions"):
                 allowed = _like(after, constraint.adjust_positions(before.copy(), after, cell))
             new = _replaced(new, atoms, allowed)
@@ -138,6 +140,7 @@ class HostedKind(Kind):
         """Let the objects adjust forces."""
         for row, atoms, constraint in self._members:
             place, (own,) = self._place(batch, row, atoms), _on_host(forces[atoms])
+            self._tell(batch, row, atoms, constraint, place[0])
             with self._guarding(row, constraint, "adjust_forces"):
                 adjusted = _like(own, constraint.adjust_forces(*place, own, md))
                 forces = _replaced(forces, atoms, adjusted)
@@ -148,6 +151,7 @@ class HostedKind(Kind):
         for row, atoms, constraint in self._members:
             own, masses = _on_host(velocities[atoms], batch["atomic_masses"][atoms].view(-1, 1))
             place = self._place(batch, row, atoms)
+            self._tell(batch, row, atoms, constraint, place[0])
             with self._guarding(row, constraint, "adjust_momenta"):
                 momenta = _like(own, constraint.adjust_momenta(*place, own * masses))
                 velocities = _replaced(velocities, atoms, momenta / masses)
@@ -156,7 +160,8 @@ class HostedKind(Kind):
     def noise(self, batch: Batch, noise: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
         """Let the objects adjust random forces."""
         for row, atoms, constraint in self._members:
-            (own,) = _on_host(noise[atoms])
+            own, here = _on_host(noise[atoms], batch["positions"][atoms])
+            self._tell(batch, row, atoms, constraint, here)
             with self._guarding(row, constraint, "redistribute_forces_md"):
                 noise = _replaced(noise, atoms, _like(own, constraint.adjust_noise(own)))
         return noise
@@ -194,6 +199,15 @@ class HostedKind(Kind):
                     allowed = _like(after, constraint.adjust_cell(before.copy(), after, place))
                 new = _replaced(new, row, allowed)
         return new
+
+    @staticmethod
+    def _tell(batch: Batch, row: int, atoms: slice, constraint: Any, positions: np.ndarray) -> None:
+        """Tell an object that wants to know where its system is, and how fast."""
+        if not hasattr(constraint, "place") or "velocities" not in batch:
+            return
+        fields = batch["cell"][row], batch["velocities"][atoms], batch["atomic_masses"][atoms]
+        cell, velocities, masses = _on_host(*fields)
+        constraint.place(positions.copy(), cell, velocities * masses.reshape(-1, 1))
 
     @staticmethod
     def _place(batch: Batch, row: int, atoms: slice) -> list[np.ndarray]:
