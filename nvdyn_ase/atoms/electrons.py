@@ -29,6 +29,14 @@ def electrons(info: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     return found
 
 
+def same_electrons(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Say whether two ``info`` have the same fields; one that is left out is like no other value.
+
+    What it means is for the model to say, and need not be the default of the field.
+    """
+    return electrons(one) == electrons(other)  # of arrays of one number
+
+
 def changed_electrons(
     fields: Mapping[str, np.ndarray], info: Mapping[str, Any], from_atoms: bool
 ) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import ase
 from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
 
 from nvdyn_ase.atoms.proxy import CalculatorProxy, unwrapped
+from nvdyn_ase.atoms.snapshot import changes
 from nvdyn_ase.calculators.evaluation import Evaluation
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.models.base import BaseModelMixin
@@ -21,7 +22,8 @@ class NvdynCalculator(Calculator):
     vectors, if the model has one; and of ``energies``, ``stresses``, ``magmoms`` and the like what
     the ``extra_outputs`` of the model's card name. Everything comes from one forward pass. Results
     are kept by ASE's rules, until positions, elements, cell, pbc, initial charges or magnetic
-    moments change; the pairs of atoms are kept until an atom has left the skin.
+    moments change, or ``info["charge"]`` or ``info["spin"]``, which some models look at; the pairs
+    of atoms are kept until an atom has left the skin.
 
     Any number of Atoms may share it. ``calc.evaluate(atoms_list)`` evaluates them in one batch, and
     lets them be evaluated together from then on; see there.
@@ -75,6 +77,10 @@ class NvdynCalculator(Calculator):
                 "calculator of another one, NvdynCalculator(model)"
             )
         return {}
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the results were computed."""
+        return changes(self.atoms, atoms, tol, self.ignored_changes)
 
     def calculate(
         self,
