@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import ase
 
 from nvdyn_ase.atoms import PROPERTIES, batch_from_atoms, read_back
-from nvdyn_ase.atoms.electrons import electrons
 from nvdyn_ase.atoms.results import HostResults
 from nvdyn_ase.data import Batch
+from nvdyn_ase.data.electrons import electrons
 from nvdyn_ase.models.base import BaseModelMixin
 from nvdyn_ase.neighbors import NeighborList
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
+from nvdyn_ase.data.electrons import leaves_out
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 from nvdyn_ase.models.extras import needs_extra
 from nvdyn_ase.models.mixing import element_name
@@ -37,7 +38,8 @@ class AIMNet2Model(WholeModel):
     a system far from the origin loses nothing.
 
     The charge and multiplicity of a system are ``total_charge`` and ``spin_multiplicity`` of the
-    batch, and where there are no such fields those below. A closed-shell network does not look at
+    batch. Those below are for a system that came from an Atoms which does not say, whatever others
+    in the batch do, and for a batch without such fields. A closed-shell network does not look at
     the multiplicity. A system that is not periodic along any direction and has a volume gets the
     stress of the forces, for which the package gives none. Elements that the network does not know,
     and charges where it is for neutral systems only, are failures.
@@ -146,9 +148,15 @@ class AIMNet2Model(WholeModel):
         return torch.where(torch.isin(numbers, choice), numbers, choice[0])
 
     def _of_systems(self, batch: Batch, name: str, default: float) -> Float[Tensor, " B"]:
-        if name in batch:
-            return batch[name].detach().view(-1).to(self._dtype)
-        return torch.full((len(batch),), default, dtype=self._dtype, device=batch.device)
+        """Return what systems say, and the default for those that do not, in any company."""
+        if name not in batch:
+            return torch.full((len(batch),), default, dtype=self._dtype, device=batch.device)
+        said = batch[name].detach().view(-1).to(self._dtype)
+        filler = FIELDS[name].default
+        if default == filler:
+            return said
+        left_out = torch.tensor([leaves_out(own, name) for own in batch.host]).to(batch.device)
+        return torch.where(left_out & (said == filler), default, said)
 
 
 def from_calculator(calculator: Any, **options: Any) -> AIMNet2Model | None:
