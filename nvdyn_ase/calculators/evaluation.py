@@ -10,6 +10,7 @@ from nvdyn_ase.atoms.results import HostResults
 from nvdyn_ase.data import Batch
 from nvdyn_ase.data.electrons import electrons
 from nvdyn_ase.models.base import BaseModelMixin
+from nvdyn_ase.models.devices import is_same_device
 from nvdyn_ase.neighbors import NeighborList
 
 
@@ -88,8 +89,12 @@ class Evaluation:
         batch, device = self._batch, self.model.device
         sizes = [len(atoms) for atoms in systems]
         before, self._electrons = self._electrons, [electrons(atoms.info) for atoms in systems]
-        same = batch is not None and batch.device == device and batch.num_nodes_list == sizes
-        if batch is None or not same or self._electrons != before:
+        if (
+            batch is None
+            or not is_same_device(batch.device, device)
+            or batch.num_nodes_list != sizes
+            or self._electrons != before
+        ):
             batch = batch_from_atoms(systems, copy_constraints=False).to(device)
         else:
             self._batch = None  # if it raises, the batch is neither these nor the last ones

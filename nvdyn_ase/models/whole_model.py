@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs
+from nvdyn_ase.models.devices import is_same_device
 from nvdyn_ase.models.pair_geometry import volumes
 
 
@@ -65,7 +66,9 @@ class WholeModel(BaseModelMixin):
             Another device.
         """
         device = kwargs.get("device", args[0] if args else None)
-        if isinstance(device, (str, torch.device)) and not _same(torch.device(device), self.device):
+        if not isinstance(device, (str, torch.device)):
+            return self
+        if not is_same_device(torch.device(device), self.device):
             raise ValueError(
                 f"the model inside {type(self).__name__} is on {self.device}, and stays there; "
                 f"make it on {device}"
@@ -84,7 +87,7 @@ class WholeModel(BaseModelMixin):
         ValueError
             The batch is on another device than the model.
         """
-        if not _same(batch.device, self.device):
+        if not is_same_device(batch.device, self.device):
             raise ValueError(
                 f"the batch is on {batch.device} and the model on {self.device}; move the batch, "
                 "batch.to(model.device)"
@@ -110,11 +113,6 @@ class WholeModel(BaseModelMixin):
         values["stress"] = torch.where(flat, 0.0, values["stress"])
         values["free_energy"] = values["energy"].clone()  # a hook may add to one of them
         return ModelOutputs({name: value for name, value in values.items() if name in wanted})
-
-
-def _same(one: torch.device, other: torch.device) -> bool:
-    indices = one.index or 0, other.index or 0
-    return one.type == other.type and indices[0] == indices[1]
 
 
 def _groups(batch: Batch) -> Iterator[tuple[np.ndarray, tuple[bool, bool, bool]]]:

@@ -297,6 +297,9 @@ def test_what_it_cannot_stand_for_is_called(tmp_path):
 def test_calculators_with_equal_networks_are_one_model():
     structures = [bulk("Al"), bulk("Cu")]
     for atoms in structures:
+        atoms.calc = calculator([network(seed) for seed in range(2)])
+    assert type(model_for(structures)) is SumModel
+    for atoms in structures:
         atoms.calc = calculator(network())
     assert type(model_for(structures)) is MACEModel
     structures[1].calc = calculator(network(seed=1))
