@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
+from nvdyn_ase.data import FIELDS, Batch, segment_sum
 from nvdyn_ase.data.electrons import leaves_out
-from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
+from nvdyn_ase.models.base import BaseModelMixin, ModelCard
 from nvdyn_ase.models.extras import needs_extra
-from nvdyn_ase.models.mixing import element_name
 from nvdyn_ase.models.pair_geometry import volumes
 from nvdyn_ase.models.whole_model import Systems, WholeModel
 
@@ -85,42 +84,21 @@ class AIMNet2Model(WholeModel):
             and (self.charge, self.mult) == (other.charge, other.mult)
         )
 
-    def forward(self, batch: Batch) -> ModelOutputs:
-        """Compute energy, and forces and stress if asked for.
-
-        Raises
-        ------
-        ValueError
-            The batch is on another device than the model.
-        """
-        outputs = super().forward(batch)
-        failures = self._failures(batch)
-        if not failures:
-            return outputs
-        failed = torch.zeros(len(batch), dtype=torch.bool)
-        failed[list(failures)] = True
-        systems = failed.to(batch.device)
-        for name, value in outputs.items():
-            rows = systems[batch.batch] if FIELDS[name].level is Level.NODE else systems
-            outputs[name] = value.masked_fill(rows.view(-1, *[1] * (value.ndim - 1)), torch.nan)
-        return ModelOutputs(dict(outputs), failures)
-
     def _failures(self, batch: Batch) -> dict[int, str]:
-        numbers, failures = batch["atomic_numbers"].cpu().split(list(batch.num_nodes_list)), {}
-        charges = self._of_systems(batch, "total_charge", self.charge).tolist()
-        for row, (own, charge) in enumerate(zip(numbers, charges, strict=True)):
-            if unknown := self.elements_unknown(own.tolist()):
-                names = ", ".join(sorted(map(element_name, unknown)))
-                failures[row] = f"AIMNet2Model has no parameters for {names}"
-            elif self._neutral and charge != 0:
-                failures[row] = f"this network is for neutral systems; the charge is {charge:g} e"
+        failures = super()._failures(batch)
+        if self._neutral:
+            charges = self._of_systems(batch, "total_charge", self.charge).tolist()
+            for row, charge in enumerate(charges):
+                if charge != 0 and row not in failures:
+                    why = f"this network is for neutral systems; the charge is {charge:g} e"
+                    failures[row] = why
         return failures
 
     def _evaluate(self, systems: Systems, wanted: frozenset[str]) -> Mapping[str, Tensor]:
         relative, periodic = _relative_positions(systems), any(systems.pbc)
         data = {
             "coord": relative.to(self._dtype),
-            "numbers": self._known(systems.numbers),
+            "numbers": systems.numbers,
             "mol_idx": systems.owners,
             "charge": self._of_systems(systems.batch, "total_charge", self.charge),
         }
@@ -138,14 +116,6 @@ class AIMNet2Model(WholeModel):
         if strained and not periodic:
             found["stress"] = _stress_of_forces(systems.batch, relative, found["forces"].detach())
         return {name: found[name] for name in ("energy", "forces", "stress") if name in found}
-
-    def _known(self, numbers: Tensor) -> Tensor:
-        """Put an element that the network knows where it does not; these systems are failures."""
-        known = self.model_card.supported_elements
-        if known is None:
-            return numbers
-        choice = torch.tensor(sorted(known), device=numbers.device)
-        return torch.where(torch.isin(numbers, choice), numbers, choice[0])
 
     def _of_systems(self, batch: Batch, name: str, default: float) -> Float[Tensor, " B"]:
         """Return what systems say, and the default for those that do not, in any company."""
