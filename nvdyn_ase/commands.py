@@ -312,15 +312,15 @@ def model_of(arguments: argparse.Namespace) -> BaseModelMixin:
     device = arguments.device
     try:
         model = as_model(arguments.model, **dict(arguments.model_option))
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     if device is None:
         return model
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        return model.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise CommandError(f"--device {device}: {one_line(error)}") from error
-    return model.to(device)
 
 
 def provenance_of(arguments: argparse.Namespace, job: Job, model: BaseModelMixin) -> dict[str, Any]:

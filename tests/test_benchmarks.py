@@ -114,3 +114,16 @@ def test_ranks_that_nothing_holds_up_share_the_time_and_a_slow_input_is_the_limi
     held_up = many.simulated(1000, 40_000, 0.001, free, "extxyz", rng)
     assert 40.0 <= held_up.work < 45.0
     assert held_up.idle > 0.9
+
+
+def test_the_benchmark_of_elements_compares_with_ase():
+    pytest.importorskip("chgnet")
+    done = run("--crystals", "2", script="elements.py")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (
+        next(line for line in done.stdout.splitlines() if line.startswith(name)).split()[-2:]
+        for name in ("nvdyn_ase", "ASE")
+    )
+    assert ours == theirs
+    assert ours[1] == "2"
+    assert float(re.search(r"volumes differ by ([\d.]+) %", done.stdout)[1]) < 0.1

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,13 +10,17 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import units
 from ase.build import bulk
 from ase.constraints import FixAtoms
 
+from nvdyn_ase import commands
 from nvdyn_ase.background_writer import BackgroundWriter
 from nvdyn_ase.cli import main
 from nvdyn_ase.md import Langevin
+from nvdyn_ase.models import ModelCard
+from nvdyn_ase.models.whole_model import WholeModel
 from nvdyn_ase.planning import SAMPLE, plan
 from nvdyn_ase.workflows.capacity import Capacity
 from nvdyn_ase.workflows.stream import in_order
@@ -334,3 +339,30 @@ def test_a_plan_times_a_sample_only():
     structures = pairs(*np.linspace(1, 2, 300))
     found = plan(enumerate(structures), model, Capacity("auto", model))
     assert (found.structures, found.sampled) == (300, SAMPLE)
+
+
+# -------------------------------------------------------------------- the model
+
+
+def test_a_package_that_is_missing_is_one_line(run, monkeypatch):
+    for module in ("mace", "mace.modules", "mace.modules.models"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "nvdyn_ase.models.mace", raising=False)
+    ase.io.write("in.traj", bulk("Cu"))
+    code, out, err = run("relax in.traj -o out.xyz --model mace --model-option path=small.model")
+    assert (code, out) == (2, "")
+    assert err.endswith("pip install 'nvdyn_ase[mace]' brings it\n")
+    assert err.count("\n") == 1
+
+
+def test_a_model_that_cannot_be_moved_is_one_line(run, monkeypatch):
+    class OnGpu(WholeModel):
+        device = torch.device("cuda")
+        model_card = ModelCard()
+
+    monkeypatch.setattr(commands, "as_model", lambda name: OnGpu())
+    ase.io.write("in.traj", bulk("Cu"))
+    code, out, err = run("relax in.traj -o out.xyz --model fairchem --device cpu")
+    assert (code, out) == (2, "")
+    assert "--device cpu: the model inside OnGpu is on cuda, and stays there" in err
+    assert err.count("\n") == 1

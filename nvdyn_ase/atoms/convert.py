@@ -12,11 +12,11 @@ from torch import Tensor
 
 from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
 from nvdyn_ase.atoms.descriptions import descriptions
-from nvdyn_ase.atoms.electrons import ELECTRONS, electrons
 from nvdyn_ase.atoms.learning import bonds
 from nvdyn_ase.atoms.momenta import to_velocities
-from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin, declared_name, field_key, fits_tensor
+from nvdyn_ase.atoms.origin import ORIGIN, Origin, declared_name, field_key, fits_tensor
 from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level, StructureError
+from nvdyn_ase.data.electrons import ELECTRONS, INFO, electrons
 from nvdyn_ase.data.fields import Fill
 
 

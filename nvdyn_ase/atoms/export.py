@@ -13,9 +13,10 @@ from nvdyn_ase.atoms.constraints import HostConstraint, copied, fixed_mask
 from nvdyn_ase.atoms.descriptions import say_the_same, undescribed
 from nvdyn_ase.atoms.electrons import changed_electrons
 from nvdyn_ase.atoms.momenta import to_momenta
-from nvdyn_ase.atoms.origin import INFO, ORIGIN, Origin
+from nvdyn_ase.atoms.origin import ORIGIN, Origin
 from nvdyn_ase.atoms.results import PROPERTIES, HostResults
 from nvdyn_ase.data import FIELDS, AtomicData, Batch, Level
+from nvdyn_ase.data.electrons import INFO
 from nvdyn_ase.dynamics.constraints import Description
 
 _NO_ORIGIN = Origin((), {}, {}, None, None, ())

@@ -19,8 +19,8 @@ DECLARED_ARRAYS = {
     "initial_charges": ("initial_charges", "fiu"),
 }
 
-ORIGIN, INFO = "atoms", "info"
-"""Keys of ``host`` under which the :class:`Origin` and the ``info`` of an Atoms travel."""
+ORIGIN = "atoms"
+"""Key of ``host`` under which the :class:`Origin` of an Atoms travels."""
 
 # Names that a batch or a system has for itself: an array of that name is prefixed.
 _RESERVED = {

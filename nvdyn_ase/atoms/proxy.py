@@ -10,12 +10,11 @@ from ase.calculators.calculator import (
     PropertyNotImplementedError,
     all_changes,
     all_properties,
-    compare_atoms,
     equal,
 )
 
 from nvdyn_ase.atoms.asking import ask, implements
-from nvdyn_ase.atoms.snapshot import is_same, snapshot
+from nvdyn_ase.atoms.snapshot import changes, snapshot
 
 _OWN = ("_shared", "_parameters", "atoms", "results")
 
@@ -83,10 +82,7 @@ class CalculatorProxy(BaseCalculator):
         """Return what changed since the results were computed."""
         if self.atoms is None or not _same(self._parameters, _parameters_of(self._shared)):
             return list(all_changes)
-        if is_same(self.atoms, atoms):
-            return []
-        ignored = set(getattr(self._shared, "ignored_changes", ()))
-        return compare_atoms(self.atoms, atoms, tol=tol, excluded_properties=ignored)
+        return changes(self.atoms, atoms, tol, getattr(self._shared, "ignored_changes", ()))
 
     def get_property(
         self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True

@@ -1,10 +1,14 @@
 """What an ``ase.Atoms`` was when results were computed for it."""
 
+from collections.abc import Iterable
 from copy import copy
 
 import ase
 import numpy as np
+from ase.calculators.calculator import compare_atoms
 from ase.cell import Cell
+
+from nvdyn_ase.atoms.electrons import same_electrons
 
 # What ASE's calculators compare, besides cell and pbc.
 _COMPARED = ("positions", "numbers", "initial_charges", "initial_magmoms")
@@ -34,6 +38,18 @@ def _bare_copy(atoms: ase.Atoms) -> ase.Atoms:
     return twin
 
 
+def changes(
+    held: ase.Atoms | None, atoms: ase.Atoms, tol: float = 1e-15, ignored: Iterable[str] = ()
+) -> list[str]:
+    """Return what ASE says has changed between two Atoms, and ``"info"`` if charge or spin has."""
+    if is_same(held, atoms):
+        return []
+    found: list[str] = compare_atoms(held, atoms, tol=tol, excluded_properties=set(ignored))
+    if held is not None and not same_electrons(held.info, atoms.info):
+        found.append("info")
+    return found
+
+
 def is_same(held: ase.Atoms | None, atoms: ase.Atoms) -> bool:
     """Say whether two Atoms are equal, bit for bit, in all that results depend on."""
     if held is None:
@@ -46,4 +62,5 @@ def is_same(held: ase.Atoms | None, atoms: ase.Atoms) -> bool:
         elif before.shape != now.shape or not (before == now).all():
             return False
     same_cell = (held.cell.array == atoms.cell.array).all()
-    return bool(same_cell and (held.pbc == atoms.pbc).all())
+    same = same_cell and (held.pbc == atoms.pbc).all()
+    return bool(same and same_electrons(held.info, atoms.info))

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from nvdyn_ase.atoms.asking import implements
 from nvdyn_ase.atoms.export import batch_to_inputs, input_fields
-from nvdyn_ase.atoms.origin import INFO
 from nvdyn_ase.atoms.results import PROPERTIES
 from nvdyn_ase.atoms.snapshot import is_same, snapshot
 from nvdyn_ase.calculators.callers import Callers, answers, forget
 from nvdyn_ase.data import FIELDS, Batch, Level
+from nvdyn_ase.data.electrons import INFO
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
 
 # Systems that are remembered beyond those of the present batch, where one calculator serves all.

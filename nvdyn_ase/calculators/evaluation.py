@@ -8,7 +8,9 @@ import ase
 from nvdyn_ase.atoms import PROPERTIES, batch_from_atoms, read_back
 from nvdyn_ase.atoms.results import HostResults
 from nvdyn_ase.data import Batch
+from nvdyn_ase.data.electrons import electrons
 from nvdyn_ase.models.base import BaseModelMixin
+from nvdyn_ase.models.devices import is_same_device
 from nvdyn_ase.neighbors import NeighborList
 
 
@@ -52,6 +54,7 @@ class Evaluation:
         self.model = model
         self.properties = properties_of(model)
         self._batch: Batch | None = None
+        self._electrons: list[dict[str, Any]] = []
         config = model.model_card.neighbor_config
         self._neighbors = None if config is None else NeighborList(**dict(config))
 
@@ -85,7 +88,13 @@ class Evaluation:
         """Return a batch of the Atoms as they are now, where the model computes."""
         batch, device = self._batch, self.model.device
         sizes = [len(atoms) for atoms in systems]
-        if batch is None or batch.device != device or batch.num_nodes_list != sizes:
+        before, self._electrons = self._electrons, [electrons(atoms.info) for atoms in systems]
+        if (
+            batch is None
+            or not is_same_device(batch.device, device)
+            or batch.num_nodes_list != sizes
+            or self._electrons != before
+        ):
             batch = batch_from_atoms(systems, copy_constraints=False).to(device)
         else:
             self._batch = None  # if it raises, the batch is neither these nor the last ones

@@ -2,12 +2,14 @@
 
 import weakref
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import ase
 from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
 
 from nvdyn_ase.atoms.proxy import CalculatorProxy, unwrapped
+from nvdyn_ase.atoms.snapshot import changes
 from nvdyn_ase.calculators.evaluation import Evaluation
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.models.base import BaseModelMixin
@@ -21,7 +23,8 @@ class NvdynCalculator(Calculator):
     vectors, if the model has one; and of ``energies``, ``stresses``, ``magmoms`` and the like what
     the ``extra_outputs`` of the model's card name. Everything comes from one forward pass. Results
     are kept by ASE's rules, until positions, elements, cell, pbc, initial charges or magnetic
-    moments change; the pairs of atoms are kept until an atom has left the skin.
+    moments change, or ``info["charge"]`` or ``info["spin"]``, which some models look at; the pairs
+    of atoms are kept until an atom has left the skin.
 
     Any number of Atoms may share it. ``calc.evaluate(atoms_list)`` evaluates them in one batch, and
     lets them be evaluated together from then on; see there.
@@ -47,6 +50,7 @@ class NvdynCalculator(Calculator):
         super().__init__()
         self._evaluation = Evaluation(as_model(model, **options))
         self.implemented_properties = self._evaluation.properties
+        self._latest: _Together | None = None
 
     @property
     def model(self) -> BaseModelMixin:
@@ -56,6 +60,10 @@ class NvdynCalculator(Calculator):
     def __repr__(self) -> str:
         """Say which model."""
         return f"NvdynCalculator({self.model!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the list that was evaluated last."""
+        return {**self.__dict__, "_latest": None}
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return what databases and trajectories note of the calculator: the model, as text."""
@@ -75,6 +83,10 @@ class NvdynCalculator(Calculator):
                 "calculator of another one, NvdynCalculator(model)"
             )
         return {}
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the results were computed."""
+        return changes(self.atoms, atoms, tol, self.ignored_changes)
 
     def calculate(
         self,
@@ -108,6 +120,8 @@ class NvdynCalculator(Calculator):
         forward pass a step, whatever the number of images. An Atoms leaves when it is given another
         calculator, ``calc`` itself for example, or belongs to a later list.
 
+        The pairs of atoms are kept for a next call with the same Atoms in the same order.
+
         Parameters
         ----------
         atoms_list
@@ -135,9 +149,14 @@ class NvdynCalculator(Calculator):
                 )
         if not atoms_list:
             return []
-        together = _Together(self.model)
-        members = [together.join(atoms, self) for atoms in {id(a): a for a in atoms_list}.values()]
+        everyone = list({id(atoms): atoms for atoms in atoms_list}.values())
+        together, self._latest = self._latest, None
+        members = [] if together is None else together.members_of(everyone)
+        if together is None or not members:
+            together = _Together(self.model)
+            members = [together.join(atoms, self) for atoms in everyone]
         failures = together.evaluate(members)
+        self._latest = together
         if failures:
             places = {id(atoms.calc): index for index, atoms in enumerate(atoms_list)}
             reasons = [f"structure {places[id(m)]}: {why}" for m, why in failures.items()]
@@ -157,6 +176,14 @@ class _Together:
         atoms.calc = member = _Member(calculator, self)
         self._members.append((weakref.ref(atoms), member))
         return member
+
+    def members_of(self, everyone: Sequence[ase.Atoms]) -> list["_Member"]:
+        """Return the proxies of these Atoms if they are all, in this order; else none."""
+        here = [there() for there, _ in self._members]
+        same = len(here) == len(everyone) and all(map(is_, here, everyone))
+        members = [member for _, member in self._members]
+        held = same and all(map(is_, (atoms.calc for atoms in everyone), members))
+        return members if held else []
 
     def moved(self) -> list["_Member"]:
         """Return those whose Atoms are not what they were when last evaluated."""

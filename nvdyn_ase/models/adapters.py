@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from nvdyn_ase.models.base import BaseModelMixin
+from nvdyn_ase.models.devices import are_together
 from nvdyn_ase.models.lennard_jones import LennardJones
 from nvdyn_ase.models.morse import Morse
 from nvdyn_ase.models.registry import as_model, batched_equal
@@ -55,7 +56,8 @@ def tersoff(calculator: Any, **options: Any) -> BaseModelMixin | None:
 def linear_combination(calculator: Any, **options: Any) -> BaseModelMixin | None:
     """Return the equal of a sum, average or mixture from ``ase.calculators.mixing``.
 
-    None if there is a batched equal of none of its parts.
+    Parts without weights are moved to the device of the others. None if there is a batched equal of
+    none of its parts, or weights are on several devices.
     """
     parts = calculator.mixer.calcs
     equals = [batched_equal(part) for part in parts]
@@ -65,6 +67,8 @@ def linear_combination(calculator: Any, **options: Any) -> BaseModelMixin | None
         as_model(part) if model is None else model
         for part, model in zip(parts, equals, strict=True)
     ]
+    if not are_together(models):
+        return None
     return SumModel(models, calculator.mixer.weights, **options)
 
 

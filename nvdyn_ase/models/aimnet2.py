@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
-from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs
+from nvdyn_ase.data import FIELDS, Batch, segment_sum
+from nvdyn_ase.data.electrons import leaves_out
+from nvdyn_ase.models.base import BaseModelMixin, ModelCard
 from nvdyn_ase.models.extras import needs_extra
-from nvdyn_ase.models.mixing import element_name
 from nvdyn_ase.models.pair_geometry import volumes
 from nvdyn_ase.models.whole_model import Systems, WholeModel
 
@@ -37,7 +37,8 @@ class AIMNet2Model(WholeModel):
     a system far from the origin loses nothing.
 
     The charge and multiplicity of a system are ``total_charge`` and ``spin_multiplicity`` of the
-    batch, and where there are no such fields those below. A closed-shell network does not look at
+    batch. Those below are for a system that came from an Atoms which does not say, whatever others
+    in the batch do, and for a batch without such fields. A closed-shell network does not look at
     the multiplicity. A system that is not periodic along any direction and has a volume gets the
     stress of the forces, for which the package gives none. Elements that the network does not know,
     and charges where it is for neutral systems only, are failures.
@@ -83,42 +84,21 @@ class AIMNet2Model(WholeModel):
             and (self.charge, self.mult) == (other.charge, other.mult)
         )
 
-    def forward(self, batch: Batch) -> ModelOutputs:
-        """Compute energy, and forces and stress if asked for.
-
-        Raises
-        ------
-        ValueError
-            The batch is on another device than the model.
-        """
-        outputs = super().forward(batch)
-        failures = self._failures(batch)
-        if not failures:
-            return outputs
-        failed = torch.zeros(len(batch), dtype=torch.bool)
-        failed[list(failures)] = True
-        systems = failed.to(batch.device)
-        for name, value in outputs.items():
-            rows = systems[batch.batch] if FIELDS[name].level is Level.NODE else systems
-            outputs[name] = value.masked_fill(rows.view(-1, *[1] * (value.ndim - 1)), torch.nan)
-        return ModelOutputs(dict(outputs), failures)
-
     def _failures(self, batch: Batch) -> dict[int, str]:
-        numbers, failures = batch["atomic_numbers"].cpu().split(list(batch.num_nodes_list)), {}
-        charges = self._of_systems(batch, "total_charge", self.charge).tolist()
-        for row, (own, charge) in enumerate(zip(numbers, charges, strict=True)):
-            if unknown := self.elements_unknown(own.tolist()):
-                names = ", ".join(sorted(map(element_name, unknown)))
-                failures[row] = f"AIMNet2Model has no parameters for {names}"
-            elif self._neutral and charge != 0:
-                failures[row] = f"this network is for neutral systems; the charge is {charge:g} e"
+        failures = super()._failures(batch)
+        if self._neutral:
+            charges = self._of_systems(batch, "total_charge", self.charge).tolist()
+            for row, charge in enumerate(charges):
+                if charge != 0 and row not in failures:
+                    why = f"this network is for neutral systems; the charge is {charge:g} e"
+                    failures[row] = why
         return failures
 
     def _evaluate(self, systems: Systems, wanted: frozenset[str]) -> Mapping[str, Tensor]:
         relative, periodic = _relative_positions(systems), any(systems.pbc)
         data = {
             "coord": relative.to(self._dtype),
-            "numbers": self._known(systems.numbers),
+            "numbers": systems.numbers,
             "mol_idx": systems.owners,
             "charge": self._of_systems(systems.batch, "total_charge", self.charge),
         }
@@ -137,18 +117,16 @@ class AIMNet2Model(WholeModel):
             found["stress"] = _stress_of_forces(systems.batch, relative, found["forces"].detach())
         return {name: found[name] for name in ("energy", "forces", "stress") if name in found}
 
-    def _known(self, numbers: Tensor) -> Tensor:
-        """Put an element that the network knows where it does not; these systems are failures."""
-        known = self.model_card.supported_elements
-        if known is None:
-            return numbers
-        choice = torch.tensor(sorted(known), device=numbers.device)
-        return torch.where(torch.isin(numbers, choice), numbers, choice[0])
-
     def _of_systems(self, batch: Batch, name: str, default: float) -> Float[Tensor, " B"]:
-        if name in batch:
-            return batch[name].detach().view(-1).to(self._dtype)
-        return torch.full((len(batch),), default, dtype=self._dtype, device=batch.device)
+        """Return what systems say, and the default for those that do not, in any company."""
+        if name not in batch:
+            return torch.full((len(batch),), default, dtype=self._dtype, device=batch.device)
+        said = batch[name].detach().view(-1).to(self._dtype)
+        filler = FIELDS[name].default
+        if default == filler:
+            return said
+        left_out = torch.tensor([leaves_out(own, name) for own in batch.host]).to(batch.device)
+        return torch.where(left_out & (said == filler), default, said)
 
 
 def from_calculator(calculator: Any, **options: Any) -> AIMNet2Model | None:

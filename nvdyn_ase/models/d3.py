@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin
+from nvdyn_ase.models.devices import are_together
 from nvdyn_ase.models.extras import needs_extra
 from nvdyn_ase.models.network import Bonds, PairNetwork, Part, find_bonds
 from nvdyn_ase.models.registry import as_model
@@ -143,10 +144,13 @@ class D3(PairNetwork):
 def from_calculator(calculator: Any, **options: Any) -> BaseModelMixin | None:
     """Return the model of a ``TorchDFTD3Calculator``, with that of the calculator it corrects.
 
-    None if it has three-body terms or is the older D2.
+    None if it has three-body terms, is the older D2, or is on another device than the other.
     """
     module = calculator.dftd_module
     if type(module) is not DFTD3Module or module.abc:
         return None
     model = D3.of_module(module, calculator.damping, **options)
-    return model if calculator.dft is None else SumModel([as_model(calculator.dft), model])
+    if calculator.dft is None:
+        return model
+    models = [as_model(calculator.dft), model]
+    return SumModel(models) if are_together(models) else None

@@ -19,9 +19,19 @@ from nvdyn_ase.models.sums import SumModel
 from nvdyn_ase.neighbors import FlatPairs
 
 try:
+    from mace.modules import blocks
     from mace.modules.models import MACE, ScaleShiftMACE
 except ModuleNotFoundError as error:
     raise needs_extra("mace", error) from error
+
+# What these send along a pair is a multiple of its radial functions, which are zero beyond the
+# cutoff. Other blocks make it of features of the atoms as well, or add a constant.
+_WEIGHTLESS_BEYOND = (
+    blocks.RealAgnosticInteractionBlock,
+    blocks.RealAgnosticResidualInteractionBlock,
+    blocks.RealAgnosticDensityInteractionBlock,
+    blocks.RealAgnosticDensityResidualInteractionBlock,
+)
 
 
 class MACEModel(PairNetwork):
@@ -89,15 +99,27 @@ class MACEModel(PairNetwork):
     def _find_bonds(self, batch: Batch, flat: FlatPairs, half: bool) -> Bonds:
         """Leave out what is beyond the cutoff; where that means to wait for a device, let it be.
 
-        The network gives such pairs no weight.
+        That is, if these pairs have no weight in the network, and are no more than those within its
+        own skin: a sum of models shares a list that may reach much further.
         """
-        if half and not self._picks_pairs(batch):
+        may_stay = half and self._is_weightless_beyond and self._is_own(batch)
+        if may_stay and not self._picks_pairs(batch):
             return all_bonds(batch, flat)
         return find_bonds(batch, flat, half, self._cutoff)
 
     @staticmethod
     def _picks_pairs(batch: Batch) -> bool:
         return batch.device.type == "cpu"
+
+    @property
+    def _is_weightless_beyond(self) -> bool:
+        return all(type(block) in _WEIGHTLESS_BEYOND for block in self.module.interactions)
+
+    def _is_own(self, batch: Batch) -> bool:
+        """Say whether the list reaches no further than this model needs."""
+        pairs = batch.neighbors
+        assert pairs is not None
+        return pairs.cutoff + pairs.skin <= self._cutoff + self.skin
 
     @property
     def _cutoff(self) -> float:

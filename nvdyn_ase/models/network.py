@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nvdyn_ase.data import FIELDS, Batch, Level, segment_sum
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
 from nvdyn_ase.models.chunks import check_size, chunks
+from nvdyn_ase.models.devices import is_same_device
 from nvdyn_ase.models.mixing import rows_by_number
 from nvdyn_ase.models.pair_geometry import are_reversed, sums_by_atom, vectors, volumes
 from nvdyn_ase.models.pair_model import PairModel
@@ -291,7 +292,7 @@ class PairNetwork(PairModel):
         return self._forward_flat(batch, pairs)
 
     def _forward_flat(self, batch: Batch, pairs: Pairs | DevicePairs) -> ModelOutputs:
-        if batch.device != self.device:
+        if not is_same_device(batch.device, self.device):
             raise ValueError(
                 f"the batch is on {batch.device} and the model on {self.device}; move one, "
                 "batch.to(model.device) or model.to(batch.device)"

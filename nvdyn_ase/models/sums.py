@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin, ModelCard, ModelOutputs, NeighborConfig
+from nvdyn_ase.models.devices import is_same_device
 from nvdyn_ase.models.registry import as_model
 
 
@@ -31,15 +32,23 @@ class SumModel(BaseModelMixin):
         Batched models, or calculators of which ``as_model`` makes some.
     weights
         One number for each; 1 by default.
+    skin
+        Of the neighbour list, Å; by default the largest of the models', or 0 if one has none.
 
     Raises
     ------
     ValueError
         No models, the wrong number of weights, a weight that is not finite, models on different
-        devices, or models that cannot use the same list of pairs.
+        devices, or models that cannot use the same list of pairs, or none with a skin.
     """
 
-    def __init__(self, models: Sequence[Any], weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        *,
+        skin: float | None = None,
+    ) -> None:
         self.models = [as_model(model) for model in models]
         self.weights = [1.0] * len(self.models) if weights is None else [float(w) for w in weights]
         if not self.models:
@@ -48,10 +57,12 @@ class SumModel(BaseModelMixin):
             raise ValueError(f"{len(self.weights)} weights for {len(self.models)} models")
         if not all(map(math.isfinite, self.weights)):
             raise ValueError(f"weights must be finite, not {self.weights}")
-        devices = {str(model.device) for model in self.models}
-        if len(devices) > 1:
-            raise ValueError(f"the models are on {', '.join(sorted(devices))}; move them to one")
-        self.model_card = _card(self.models)
+        devices = [model.device for model in self.models]
+        if not all(is_same_device(device, devices[0]) for device in devices):
+            names = ", ".join(sorted(set(map(str, devices))))
+            raise ValueError(f"the models are on {names}; move them to one")
+        self.skin = skin
+        self.model_card = _card(self.models, skin)
 
     def __repr__(self) -> str:
         """List the models and their weights."""
@@ -80,6 +91,15 @@ class SumModel(BaseModelMixin):
         for model in self.models:
             model.to(*args, **kwargs)
         return super().to(*args, **kwargs)
+
+    def gives_same_as(self, other: BaseModelMixin) -> bool:
+        """Say whether the other sums models that give the same numbers, with the same weights."""
+        if self is other:
+            return True
+        if not isinstance(other, SumModel) or self.weights != other.weights:
+            return False
+        pairs = zip(self.models, other.models, strict=True)
+        return all(one.gives_same_as(its) for one, its in pairs)
 
     def forward(self, batch: Batch) -> ModelOutputs:
         """Evaluate every model and sum."""
@@ -111,7 +131,7 @@ def _failures(parts: Sequence[ModelOutputs]) -> dict[int, str]:
     return failures
 
 
-def _card(models: Sequence[BaseModelMixin]) -> ModelCard:
+def _card(models: Sequence[BaseModelMixin], skin: float | None) -> ModelCard:
     cards = [model.model_card for model in models]
     known = [card.supported_elements for card in cards if card.supported_elements is not None]
     return ModelCard(
@@ -119,7 +139,7 @@ def _card(models: Sequence[BaseModelMixin]) -> ModelCard:
         supports_stress=all(card.supports_stress for card in cards),
         supports_pbc=all(card.supports_pbc for card in cards),
         needs_pbc=any(card.needs_pbc for card in cards),
-        neighbor_config=_neighbors(models),
+        neighbor_config=_neighbors(models, skin),
         required_inputs=frozenset().union(*(card.required_inputs for card in cards)),
         extra_outputs=frozenset.intersection(*(card.extra_outputs for card in cards)),
         node_outputs=frozenset().union(*(card.node_outputs for card in cards)),
@@ -129,8 +149,8 @@ def _card(models: Sequence[BaseModelMixin]) -> ModelCard:
     )
 
 
-def _neighbors(models: Sequence[BaseModelMixin]) -> NeighborConfig | None:
-    """Return the pairs that serve all; raise ValueError if there are none."""
+def _neighbors(models: Sequence[BaseModelMixin], chosen: float | None) -> NeighborConfig | None:
+    """Return the pairs that serve all, with a chosen skin; raise ValueError if there are none."""
     needs = [(model, model.model_card.neighbor_config) for model in models]
     all_needs = [(model, need) for model, need in needs if need is not None]
     if not all_needs:
@@ -152,5 +172,13 @@ def _neighbors(models: Sequence[BaseModelMixin]) -> NeighborConfig | None:
                     f"of {cutoff} Å; as its neighbor_config has no skin, it may not leave out what "
                     "is beyond its cutoff. If it does, give it one"
                 )
+    if chosen is not None:
+        exact = next((type(m).__name__ for m, need in bound if need.skin == 0.0), None)
+        if chosen and exact is not None:
+            raise ValueError(
+                f"skin={chosen}: {exact} has a neighbor_config without a skin, so it may not leave "
+                "out what is beyond its cutoff. If it does, give it one"
+            )
+        skin = chosen
     is_half = next(iter(half)) if half else all(need.half_list for _, need in all_needs)
     return NeighborConfig(cutoff=cutoff, half_list=is_half, skin=skin)

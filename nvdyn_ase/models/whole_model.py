@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nvdyn_ase.data import Batch
 from nvdyn_ase.models.base import BaseModelMixin, ModelOutputs
+from nvdyn_ase.models.devices import is_same_device
+from nvdyn_ase.models.mixing import element_name
 from nvdyn_ase.models.pair_geometry import volumes
 
 
@@ -48,7 +50,9 @@ class Systems(NamedTuple):
 class WholeModel(BaseModelMixin):
     """A model that is given positions, elements and cells, and returns energy, forces and stress.
 
-    A system with a position or cell that is not finite is not shown to it; its numbers are NaN.
+    A system with a position or cell that is not finite is not shown to it; its numbers are NaN. So
+    are those of a system with elements that are not among the ``supported_elements`` of its card,
+    which is a failure.
     Systems that are periodic along other directions than others are evaluated apart from them.
 
     A forward pass waits for the device.
@@ -65,7 +69,9 @@ class WholeModel(BaseModelMixin):
             Another device.
         """
         device = kwargs.get("device", args[0] if args else None)
-        if isinstance(device, (str, torch.device)) and not _same(torch.device(device), self.device):
+        if not isinstance(device, (str, torch.device)):
+            return self
+        if not is_same_device(torch.device(device), self.device):
             raise ValueError(
                 f"the model inside {type(self).__name__} is on {self.device}, and stays there; "
                 f"make it on {device}"
@@ -84,7 +90,7 @@ class WholeModel(BaseModelMixin):
         ValueError
             The batch is on another device than the model.
         """
-        if not _same(batch.device, self.device):
+        if not is_same_device(batch.device, self.device):
             raise ValueError(
                 f"the batch is on {batch.device} and the model on {self.device}; move the batch, "
                 "batch.to(model.device)"
@@ -96,7 +102,8 @@ class WholeModel(BaseModelMixin):
             "forces": torch.full_like(batch["positions"], torch.nan),
             "stress": batch["positions"].new_full((rows, 3, 3), torch.nan),
         }
-        for group, pbc in _groups(batch):
+        failures = self._failures(batch)
+        for group, pbc in _groups(batch, failures):
             part = batch if len(group) == rows else batch[group.tolist()]
             found = self._evaluate(_systems(part, pbc, self._dtype), wanted)
             atoms = _atoms(batch.host_ptr, group)
@@ -107,23 +114,36 @@ class WholeModel(BaseModelMixin):
                 place = torch.from_numpy(at).to(batch.device)
                 values[name] = values[name].index_copy(0, place, own)
         flat = torch.isinf(volumes(batch["cell"].detach().double())).view(-1, 1, 1)
+        unknown = torch.zeros(rows, dtype=torch.bool)
+        unknown[list(failures)] = True
+        flat = flat & ~unknown.to(batch.device).view(-1, 1, 1)
         values["stress"] = torch.where(flat, 0.0, values["stress"])
         values["free_energy"] = values["energy"].clone()  # a hook may add to one of them
-        return ModelOutputs({name: value for name, value in values.items() if name in wanted})
+        values = {name: value for name, value in values.items() if name in wanted}
+        return ModelOutputs(values, failures)
+
+    def _failures(self, batch: Batch) -> dict[int, str]:
+        """Return the systems that are not to be shown to the model, with the reasons."""
+        if self.model_card.supported_elements is None:
+            return {}
+        failures, numbers = {}, batch["atomic_numbers"].cpu().split(list(batch.num_nodes_list))
+        for row, own in enumerate(numbers):
+            if unknown := self.elements_unknown(own.tolist()):
+                names = ", ".join(sorted(map(element_name, unknown)))
+                failures[row] = f"{type(self).__name__} has no parameters for {names}"
+        return failures
 
 
-def _same(one: torch.device, other: torch.device) -> bool:
-    indices = one.index or 0, other.index or 0
-    return one.type == other.type and indices[0] == indices[1]
-
-
-def _groups(batch: Batch) -> Iterator[tuple[np.ndarray, tuple[bool, bool, bool]]]:
+def _groups(
+    batch: Batch, failures: Mapping[int, str]
+) -> Iterator[tuple[np.ndarray, tuple[bool, bool, bool]]]:
     """Iterate over the systems that can be evaluated together, by their rows."""
     positions, cell = batch["positions"].detach(), batch["cell"].detach()
     bad = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
     bad = bad.index_add(0, batch.batch, (~torch.isfinite(positions)).any(1).long())
     usable = (bad == 0) & torch.isfinite(cell).flatten(1).all(1)
     periodic, shown = batch["pbc"].cpu().numpy(), usable.cpu().numpy()
+    shown = shown & ~np.isin(np.arange(len(batch)), list(failures))
     kinds = np.where(shown, periodic @ np.array([1, 2, 4]), -1)
     for kind in np.unique(kinds[shown]).tolist():
         group = np.flatnonzero(kinds == kind)

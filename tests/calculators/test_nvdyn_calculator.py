@@ -30,6 +30,7 @@ from nvdyn_ase.calculators import CalculatorModel, NvdynCalculator, model_for
 from nvdyn_ase.data import StructureError
 from nvdyn_ase.md import VelocityVerlet
 from nvdyn_ase.models import BaseModelMixin, Harmonic, ModelCard, as_model
+from nvdyn_ase.neighbors import NeighborList
 from nvdyn_ase.optimize import FIRE
 from tests.atoms.calculators import CountingEMT
 from tests.models.oracles import crystals
@@ -377,6 +378,29 @@ def test_a_later_list_takes_over():
     structures[2].get_forces()
     structures[0].get_forces()
     assert model.sizes == [3, 2, 2, 1]
+
+
+def test_the_same_list_again_uses_its_pairs_again(monkeypatch):
+    made, search = [], NeighborList.__init__
+
+    def counted(own, *arguments, **options):
+        made.append(own)
+        search(own, *arguments, **options)
+
+    calc = NvdynCalculator("emt")
+    monkeypatch.setattr(NeighborList, "__init__", counted)
+    structures = mixed()
+    for seed in range(3):
+        found = calc.evaluate(structures)
+        for atoms, results in zip(structures, found, strict=True):
+            expected = EMT().get_property("forces", atoms)
+            np.testing.assert_allclose(results["forces"], expected, atol=1e-12)
+            atoms.rattle(0.01, seed=seed)
+    assert len(made) == 1
+    calc.evaluate(structures[::-1])
+    calc.evaluate(structures[1:])
+    assert len(made) == 3
+    assert pickle.loads(pickle.dumps(calc)).get_potential_energy(structures[0].copy())
 
 
 def test_the_same_atoms_twice_and_none():

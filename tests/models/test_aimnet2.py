@@ -146,6 +146,21 @@ def test_charges_and_spins(channels):
     assert (given[0]["energy"] == usual[0]["energy"]) is (channels == 1)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_who_does_not_say_has_the_calculator_s_charge_in_any_company(channels):
+    inside = calculator(channels=channels)
+    structures = [molecule(name) for name in ("H2O", "NH3", "H2O", "CH3", "CH3")]
+    infos = ({}, {}, {"charge": 0}, {"charge": 0, "spin": 1}, {"spin": 2})
+    for atoms, info in zip(structures, infos, strict=True):
+        atoms.info |= info
+    found = NvdynCalculator(AIMNet2Model(inside, charge=1, mult=2)).evaluate(structures)
+    for atoms, ours in zip(structures, found, strict=True):
+        # A new one for each: it keeps the charge of the last.
+        expected = AIMNet2ASE(inside, charge=1, mult=2).get_property("energy", atoms.copy())
+        assert abs(ours["energy"] - expected) < 1e-5 * len(atoms), atoms.info
+    assert abs(found[0]["energy"] - found[2]["energy"]) > 1e-3
+
+
 def test_alone_and_in_a_batch():
     inside, structures = calculator(), mixed()
     together = NvdynCalculator(AIMNet2Model(inside)).evaluate(structures)

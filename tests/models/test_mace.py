@@ -180,23 +180,43 @@ def test_alone_and_in_a_batch():
             np.testing.assert_allclose(ours[name], value, rtol=1e-12, atol=1e-12)
 
 
-def test_pairs_beyond_the_cutoff_have_no_weight(monkeypatch):
-    """On a device they are given to the network, so as not to wait for the device."""
-    outputs = frozenset({"energy", "forces", "stress"})
-    for options in ({}, {"apply_cutoff": False, "pair_repulsion": True}):
-        model, structures = MACEModel(network(**options)), mixed()[::6]
-        model.model_config = ModelConfig(outputs=outputs)
-        exact = model(with_pairs(batch_of(structures), model))
-        found = [
-            model(with_pairs(batch_of(structures), model, half_list=False, skin=skin))
-            for skin in (0.0, 1.5)
-        ]
-        monkeypatch.setattr(MACEModel, "_picks_pairs", staticmethod(lambda batch: False))
-        found.append(model(with_pairs(batch_of(structures), model, skin=1.5)))
-        monkeypatch.undo()
-        for one in found:
-            for name, values in exact.items():
-                torch.testing.assert_close(one[name], values, atol=1e-11, rtol=1e-11)
+@pytest.mark.parametrize("block", interaction_classes)
+@pytest.mark.parametrize("options", [{}, {"apply_cutoff": False, "pair_repulsion": True}])
+def test_pairs_beyond_the_cutoff_have_no_weight(monkeypatch, block, options):
+    """On a device most networks are given them, so as not to wait for the device."""
+    kind = "interaction_cls" if "Residual" in block else "interaction_cls_first"
+    module = network(**options, **{kind: interaction_classes[block]})
+    model, structures = MACEModel(module, skin=1.5), mixed()[::6]
+    model.model_config = ModelConfig(outputs=frozenset({"energy", "forces", "stress"}))
+    exact = model(with_pairs(batch_of(structures), model))
+    found = [
+        model(with_pairs(batch_of(structures), model, half_list=False, skin=skin))
+        for skin in (0.0, 1.5)
+    ]
+    monkeypatch.setattr(MACEModel, "_picks_pairs", staticmethod(lambda batch: False))
+    found.append(model(with_pairs(batch_of(structures), model)))
+    for one in found:
+        for name, values in exact.items():
+            torch.testing.assert_close(one[name], values, atol=1e-10, rtol=1e-10)
+
+
+def test_of_a_list_that_reaches_further_it_takes_its_own_pairs(monkeypatch):
+    """As beside D3 in a sum; there would be hundreds of times as many."""
+    monkeypatch.setattr(MACEModel, "_picks_pairs", staticmethod(lambda batch: False))
+    given, energies = [], MACEModel._energies
+
+    def counted(model, part):
+        given.append(len(part.i))
+        return energies(model, part)
+
+    monkeypatch.setattr(MACEModel, "_energies", counted)
+    model, structures = MACEModel(network(), chunk_size=10**6), mixed()[::6]
+    found = [
+        model(with_pairs(batch_of(structures), model, cutoff=cutoff))["energy"]
+        for cutoff in (4.0, 4.5, 9.0)
+    ]
+    torch.testing.assert_close(found, found[:1] * 3, atol=1e-11, rtol=0)
+    assert given[1] == given[2] < given[0]
 
 
 def test_the_derivatives_are_those_of_the_energy():
@@ -276,6 +296,9 @@ def test_what_it_cannot_stand_for_is_called(tmp_path):
 
 def test_calculators_with_equal_networks_are_one_model():
     structures = [bulk("Al"), bulk("Cu")]
+    for atoms in structures:
+        atoms.calc = calculator([network(seed) for seed in range(2)])
+    assert type(model_for(structures)) is SumModel
     for atoms in structures:
         atoms.calc = calculator(network())
     assert type(model_for(structures)) is MACEModel

@@ -3,10 +3,12 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones as AseLennardJones
-from ase.calculators.mixing import LinearCombinationCalculator
+from ase.calculators.mixing import LinearCombinationCalculator, SumCalculator
 from ase.calculators.morse import MorsePotential
+from ase.calculators.tip3p import TIP3P
 from hypothesis import given
 
+from nvdyn_ase.calculators import CalculatorModel, NvdynCalculator
 from nvdyn_ase.models import (
     EMT,
     BaseModelMixin,
@@ -17,6 +19,7 @@ from nvdyn_ase.models import (
     Morse,
     NeighborConfig,
     SumModel,
+    as_model,
 )
 from tests.models import oracles
 
@@ -200,3 +203,80 @@ def test_it_shows_what_it_sums():
         "SumModel(Harmonic(k=2.0, centre=(0.0, 0.0, 0.0)) + 0.5 * LennardJones(sigma=2.0, "
         "epsilon=1.0, rc=6.0, ro=3.96, smooth=False))"
     )
+
+
+# -------------------------------------------------------------------------------- equal sums
+
+
+class Springs(Harmonic):
+    def gives_same_as(self, other):
+        return type(other) is Springs and self.k == other.k
+
+
+def test_sums_are_the_same_if_their_parts_and_weights_are():
+    one = SumModel([Springs(1.0), Springs(2.0)], [0.5, 0.5])
+    assert one.gives_same_as(one)
+    assert one.gives_same_as(SumModel([Springs(1.0), Springs(2.0)], [0.5, 0.5], skin=1.0))
+    for other in (
+        SumModel([Springs(1.0), Springs(2.0)]),
+        SumModel([Springs(2.0), Springs(1.0)], [0.5, 0.5]),
+        SumModel([Springs(1.0)], [0.5]),
+        SumModel([Springs(1.0), Harmonic(2.0)], [0.5, 0.5]),
+        Springs(1.0),
+    ):
+        assert not one.gives_same_as(other)
+        assert not other.gives_same_as(one)
+
+
+# -------------------------------------------------------------------------------- the skin
+
+
+def test_a_skin_may_be_chosen():
+    parts = [AseLennardJones(**LJ), MorsePotential(**MORSE)]
+    structures = oracles.crystals(5)
+    usual = as_model(LinearCombinationCalculator(parts, [1.0, 2.0]))
+    for skin in (0.0, 1.3):
+        model = as_model(LinearCombinationCalculator(parts, [1.0, 2.0]), skin=skin)
+        config = model.model_card.neighbor_config
+        assert (model.skin, config.skin) == (skin, skin)
+        assert config.cutoff == usual.model_card.neighbor_config.cutoff
+        for found, expected in zip(
+            summed(model, structures), summed(usual, structures), strict=True
+        ):
+            oracles.assert_close(found, expected, scale=20.0)
+    assert SumModel([Harmonic()], skin=1.0).model_card.neighbor_config is None
+    with pytest.raises(ValueError, match=r"skin=1.0: Counting has a neighbor_config without"):
+        SumModel([Counting(), LennardJones(rc=4.0)], skin=1.0)
+
+
+# -------------------------------------------------------------------------------- devices
+
+
+def test_parts_without_weights_are_moved_to_the_device_of_others():
+    on_device = NvdynCalculator(Morse(**MORSE).to("cuda:0"))
+    one = AseLennardJones(**LJ)
+    for others in ([one], [one, TIP3P()], [SumCalculator([one, one])]):
+        model = as_model(SumCalculator([*others, on_device]))
+        assert {str(part.device) for part in model.models} == {"cuda:0"}
+
+
+def test_weights_stay_where_they_are():
+    class Network(BaseModelMixin, torch.nn.Linear):
+        model_card = ModelCard()
+
+    calculators = [NvdynCalculator(Network(1, 1)), NvdynCalculator(Morse().to("cuda:0"))]
+    model = as_model(SumCalculator(calculators))
+    assert type(model) is CalculatorModel
+    assert calculators[0].model.weight.device.type == "cpu"
+    with pytest.raises(ValueError, match="on cpu, cuda:0; move them to one"):
+        SumModel([calculator.model for calculator in calculators])
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_a_device_without_a_number_is_the_current_one(monkeypatch, current):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    model = LennardJones(**LJ).to("cuda")
+    assert SumModel([model, Morse().to(f"cuda:{current}")]).device.type == "cuda"
+    with pytest.raises(ValueError, match=f"cuda, cuda:{1 - current}"):
+        SumModel([model, Morse().to(f"cuda:{1 - current}")])
