@@ -58,7 +58,8 @@ def _in_ase(name: str) -> str:
 def _ours(key: str, value: Any) -> Any:
     """Return what there is here under the name and path of something of ASE's; else that."""
     defined = getattr(value, "__module__", None)
-    if not isinstance(defined, str) or not defined.startswith(("ase.optimize.", "ase.md.")):
+    facades = ("ase.optimize.", "ase.md.", "ase.mep.")
+    if not isinstance(defined, str) or not defined.startswith(facades):
         return value
     try:
         ours = importlib.import_module(f"nvdyn_{defined}")

@@ -22,12 +22,13 @@ class OneAtATime(_Behind):
         behind = cls.__mro__[cls.__mro__.index(OneAtATime) + 1]
         cls.__signature__ = inspect.signature(behind)
 
-    def __init__(self, atoms: Any, *args: Any, **kwargs: Any) -> None:
-        package = ".".join(type(self).__module__.split(".")[:2])
-        # A class of the user's own is told of optimizers.
-        known = package if package.startswith("nvdyn_ase.") else "nvdyn_ase.optimize"
-        refuse_several(atoms, type(self).__name__, known)
-        super().__init__(atoms, *args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # What is moved comes first, whatever ASE calls it: atoms, dimeratoms, neb.
+        first = next(iter(self.__signature__.parameters))
+        moves = type(self).__module__.startswith("nvdyn_ase.md.")
+        known = "nvdyn_ase.md" if moves else "nvdyn_ase.optimize"
+        refuse_several(args[0] if args else kwargs.get(first), type(self).__name__, known)
+        super().__init__(*args, **kwargs)
 
 
 def refuse_several(atoms: Any, name: str, package: str = "nvdyn_ase.optimize") -> None:

@@ -157,6 +157,20 @@ ENGINES = {
     "cell aware": lambda: CellAwareBFGS(
         EMT(), convergence_hook=CellAwareBFGS.criteria(0.05, 0.001)
     ),
+    "fire2, converging": lambda: FIRE2(EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "fire2, abc": lambda: FIRE2(EMT(), use_abc=True),
+    "bfgs, all steps": lambda: BFGS(EMT()),
+    "rfo, all steps": lambda: RFO(EMT()),
+    "good old quasi-newton, converging": lambda: GoodOldQuasiNewton(
+        EMT(), convergence_hook=ConvergenceHook.from_fmax(0.05)
+    ),
+    "good old quasi-newton, powell": lambda: GoodOldQuasiNewton(EMT(), hessianupdate="Powell"),
+    "lbfgs line search, converging": lambda: LBFGSLineSearch(
+        EMT(), convergence_hook=ConvergenceHook.from_fmax(0.002)
+    ),
+    "bfgs line search, converging": lambda: BFGSLineSearch(
+        EMT(), convergence_hook=ConvergenceHook.from_fmax(0.002)
+    ),
 }
 KEYS = ("positions", "cell", "strain", "forces", "energy", "steps", "evaluations", "fmax")
 

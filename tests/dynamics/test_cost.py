@@ -165,7 +165,7 @@ ENGINES = {
     "fire2": (80, FIRE2),
     "abc-fire": (80, lambda model: FIRE2(model, use_abc=True)),
     "lbfgs": (100, LBFGS),
-    "lbfgs line search": (340, LBFGSLineSearch),
+    "lbfgs line search": (350, LBFGSLineSearch),
     "bfgs line search": (345, BFGSLineSearch),
     "mdmin": (60, MDMin),
     "gradient descent": (30, GradientDescent),

@@ -17,9 +17,9 @@ integrators = pytest.mark.parametrize("name", paced(INTEGRATORS))
 STEPS = 9
 
 
-def whole_run(name):
+def whole_run(name, steps=STEPS):
     batch, engine = batch_from_atoms(trios()), integrator(name, EMT())
-    engine.run(batch, n_steps=STEPS)
+    engine.run(batch, n_steps=steps)
     return batch, engine.state
 
 
@@ -30,16 +30,28 @@ def assert_equal(batch, state, other, its_state):
         assert same(tensor, its_state[key]), key
 
 
+def random_stops(seed):
+    """Return four steps to stop at, and the one to end at: noise is drawn in blocks of steps."""
+    return sorted(np.random.default_rng(seed).choice(np.arange(1, 71), 5, replace=False).tolist())
+
+
+STOPS = [[4, STEPS]]
+STOPS += [
+    pytest.param(stops, marks=pytest.mark.slow)
+    for stops in ([1, 2, STEPS], *map(random_stops, range(3)))
+]
+
+
 @integrators
-@pytest.mark.parametrize("stop", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_saved_state_goes_on_bit_for_bit(name, stop):
-    batch, engine = batch_from_atoms(trios()), integrator(name, EMT())
-    engine.run(batch, n_steps=stop)
-    again, state = pickle.loads(pickle.dumps((batch, engine.state)))
-    other = integrator(name, EMT())
-    other.follow(again, state, None)
-    other.run(again, n_steps=STEPS - stop)
-    assert_equal(*whole_run(name), again, other.state)
+@pytest.mark.parametrize("stops", STOPS)
+def test_a_saved_state_goes_on_bit_for_bit(name, stops):
+    batch, engine, done = batch_from_atoms(trios()), integrator(name, EMT()), 0
+    for stop in stops:
+        engine.run(batch, n_steps=stop - done)
+        batch, state = pickle.loads(pickle.dumps((batch, engine.state)))
+        engine, done = integrator(name, EMT()), stop
+        engine.follow(batch, state, None)
+    assert_equal(*whole_run(name, stops[-1]), batch, engine.state)
 
 
 @integrators

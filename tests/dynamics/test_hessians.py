@@ -14,12 +14,16 @@ from ase.optimize.cellawarebfgs import calculate_isotropic_elasticity_tensor
 from ase.optimize.oldqn import find_lamda, scale_radius_energy
 
 from nvdyn_ase.atoms import batch_from_atoms
+from nvdyn_ase.data import segment_sum
 from nvdyn_ase.dynamics import (
     BFGS,
     RFO,
+    BFGSLineSearch,
     CellAwareBFGS,
     GoodOldQuasiNewton,
     GradientDescent,
+    HookStageEnum,
+    LBFGSLineSearch,
     NaNDetectorHook,
     Outcome,
     filter_cells,
@@ -29,6 +33,7 @@ from nvdyn_ase.dynamics.optimizers.oldqn import factors
 from nvdyn_ase.dynamics.spectra import spectrum
 from nvdyn_ase.dynamics.trust import brackets, trust_shift
 from nvdyn_ase.models import EMT, LennardJones
+from tests.pace import paced
 from tests.systems import ARGON, alloy_slab, argon
 from tests.wells import Well, wells
 
@@ -68,25 +73,66 @@ FILTERS = {
     "unit_cell": (ase.filters.UnitCellFilter, {}),
     "frechet": (ase.filters.FrechetCellFilter, {}),
     "strain": (ase.filters.StrainFilter, {}),
+    "unit_cell, pressed": (ase.filters.UnitCellFilter, {"scalar_pressure": 0.01}),
     "frechet, pressed": (ase.filters.FrechetCellFilter, {"scalar_pressure": 0.01}),
 }
 
 
+class CountingLJ(ase.calculators.lj.LennardJones):
+    calls = 0
+
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        super().calculate(*args, **kwargs)
+
+
+class CountingEMT(ase.calculators.emt.EMT):
+    calls = 0
+
+    def calculate(self, *args, **kwargs):
+        self.calls += 1
+        super().calculate(*args, **kwargs)
+
+
 def run_of_ase(make, atoms, steps):
-    """Return positions and cell after so many steps, or after those that ASE's solvers survive.
+    """Return atoms and cell, and the force calls so far, of every step that ASE's solvers survive.
 
     When nothing is left to move they fail; the last bit decides when.
     """
-    atoms.calc = ase.calculators.emt.EMT()
-    if atoms.numbers[0] == 18:
-        atoms.calc = ase.calculators.lj.LennardJones(**ARGON)
+    atoms.calc = CountingLJ(**ARGON) if atoms.numbers[0] == 18 else CountingEMT()
     optimizer, frames = make(atoms), []
     with contextlib.suppress(ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError):
         frames.extend(
-            (atoms.positions.copy(), atoms.cell.array.copy())
+            (np.vstack([atoms.positions, atoms.cell.array]), atoms.calc.calls)
             for _ in optimizer.irun(fmax=0, steps=steps)
         )
-    return len(frames) - 1, frames[-1]
+    return frames
+
+
+class Frames:
+    """A hook that notes atoms and cell of each system after every step."""
+
+    stage, frequency = HookStageEnum.AFTER_STEP, 1
+
+    def __init__(self):
+        self.frames = []
+
+    def __call__(self, batch, dynamics):
+        cells = batch["cell"].numpy()
+        atoms = np.split(batch["positions"].numpy(), batch.host_ptr[1:-1])
+        self.frames.append([np.vstack(pair) for pair in zip(atoms, cells, strict=True)])
+
+
+def assert_every_step_is_ases(own, evaluations, expected, tolerance):
+    """Compare the frames of a system, the first one before its first step, and its force calls."""
+    assert len(expected) > 20
+    for step, (theirs, ours) in enumerate(zip(expected, own, strict=False)):
+        assert np.abs(ours - theirs[0]).max() < tolerance, step
+    moves = np.abs(np.diff([frame for frame, _ in expected], axis=0)).max((1, 2))
+    computed, calls = len(expected), expected[-1][1]
+    # ASE does not compute again what has moved by less than 1e-15 Å, at the very end.
+    assert computed - (moves < 2e-15).sum() <= calls <= computed
+    assert evaluations == len(own)
 
 
 def _cases():
@@ -116,51 +162,79 @@ def test_steps_are_ases_alone_and_among_others(method, filtered):
     ]
     # The last one of three is a free companion.
     for rows, model in (([0], LennardJones(**ARGON)), ([1], EMT()), ([1, 2, 1], EMT())):
-        own = range(min(len(rows), 2))
-        for n_steps in {expected[rows[place]][0] for place in own}:
-            batch = batch_from_atoms([crystals()[row] for row in rows])
-            if kind is not None:
-                filter_cells(batch, filtered.split(",")[0], systems=own, **more)
-            ours(model, **options).run(batch, n_steps=n_steps)
-            for place in own:
-                done, (positions, cell) = expected[rows[place]]
-                if done == n_steps:
-                    assert np.abs(batch[place].positions.numpy() - positions).max() < tolerance
-                    assert np.abs(batch[place].cell[0].numpy() - cell).max() < tolerance
+        own, noted = range(min(len(rows), 2)), Frames()
+        batch = batch_from_atoms([crystals()[row] for row in rows])
+        if kind is not None:
+            filter_cells(batch, filtered.split(",")[0], systems=own, **more)
+        noted(batch, None)
+        ours(model, hooks=[noted], **options).run(batch, n_steps=steps)
+        for place in own:
+            frames = [frame[place] for frame in noted.frames]
+            assert len(frames) == steps + 1
+            evaluations = batch["evaluations"][place]
+            assert_every_step_is_ases(frames, evaluations, expected[rows[place]], tolerance)
 
 
-def test_a_cell_aware_hessian_and_its_criteria_are_ases():
-    masks = [None, [1, 1, 0, 0, 0, 1], None]
+def cell_aware_of_ase(atoms, mask, pressure):
+    item = ase.filters.FrechetCellFilter(
+        atoms, mask=mask, exp_cell_factor=1.0, scalar_pressure=pressure
+    )
+    return ase.optimize.CellAwareBFGS(item, logfile=None)
 
-    def structures():
-        return [*crystals()[1:], crystals()[2]]
 
-    def batch():
-        made = batch_from_atoms(structures())
-        for row, mask in enumerate(masks):
-            filter_cells(made, "frechet", mask=mask, cell_factor=1.0, systems=[row])
-        return made
+#: Rows of ``crystals()`` in a batch, with a mask and a pressure for each.
+CELL_AWARE = {
+    "argon": (LennardJones(**ARGON), [0], [None], [0.0]),
+    "argon, pressed": (LennardJones(**ARGON), [0, 0], [None, [1, 1, 0, 0, 0, 1]], [0.01, 0.0]),
+    "metals": (EMT(), [1, 2], [[1, 1, 0, 0, 0, 1], None], [0.0, 0.01]),
+    "metals, pressed": (EMT(), [2, 1, 2], [None, None, [1, 1, 1, 0, 0, 1]], [0.0, 0.005, 0.02]),
+}
 
-    free, judged = batch(), batch()
-    CellAwareBFGS(EMT(), convergence_hook=CellAwareBFGS.criteria(0, 0, strict=True)).run(free, 40)
+
+def cell_aware_batch(rows, masks, pressures):
+    batch = batch_from_atoms([crystals()[row] for row in rows])
+    for place, (mask, pressure) in enumerate(zip(masks, pressures, strict=True)):
+        options = {"cell_factor": 1.0, "scalar_pressure": pressure}
+        filter_cells(batch, "frechet", mask=mask, systems=[place], **options)
+    return batch
+
+
+@pytest.mark.parametrize("case", paced(CELL_AWARE))
+def test_steps_with_a_cell_aware_hessian_are_ases(case):
+    model, rows, masks, pressures = CELL_AWARE[case]
+    batch, noted = cell_aware_batch(rows, masks, pressures), Frames()
+    noted(batch, None)
+    hook = CellAwareBFGS.criteria(0, 0, strict=True)
+    CellAwareBFGS(model, hooks=[noted], convergence_hook=hook).run(batch, 40)
+    for place, row in enumerate(rows):
+        atoms = crystals()[row]
+        atoms.calc = CountingLJ(**ARGON) if row == 0 else CountingEMT()
+        optimizer, expected = cell_aware_of_ase(atoms, masks[place], pressures[place]), []
+        optimizer.fmax = optimizer.smax = 0
+        for _ in ase.optimize.optimize.Dynamics.irun(optimizer, steps=40):
+            frame = np.vstack([atoms.positions, atoms.cell.array])
+            expected.append((frame, atoms.calc.calls))
+        frames = [frame[place] for frame in noted.frames]
+        assert len(frames) == 41
+        assert_every_step_is_ases(frames, batch["evaluations"][place], expected, 1e-8)
+        stress = np.abs(atoms.get_stress(voigt=False) * optimizer.atoms.mask).max()
+        assert batch["smax"][place].item() == pytest.approx(stress, abs=1e-9)
+
+
+@pytest.mark.parametrize("case", paced(CELL_AWARE))
+def test_the_criteria_of_a_cell_aware_engine_are_ases(case):
+    model, rows, masks, pressures = CELL_AWARE[case]
+    batch = cell_aware_batch(rows, masks, pressures)
     hook = CellAwareBFGS.criteria(0.01, 0.0005, strict=True)
-    CellAwareBFGS(EMT(), convergence_hook=hook).run(judged, n_steps=100)
-    for row, atoms in enumerate(structures()):
-        runs = []
-        for limits in ({"fmax": 0, "smax": 0, "steps": 40}, {"fmax": 0.01, "smax": 0.0005}):
-            own = atoms.copy()
-            own.calc = ase.calculators.emt.EMT()
-            item = ase.filters.FrechetCellFilter(own, mask=masks[row], exp_cell_factor=1.0)
-            optimizer = ase.optimize.CellAwareBFGS(item, logfile=None)
-            optimizer.run(**limits)
-            runs.append((own, optimizer.nsteps, item.mask))
-        own, _, mask = runs[0]
-        np.testing.assert_allclose(free[row].positions.numpy(), own.positions, atol=1e-8)
-        np.testing.assert_allclose(free[row].cell[0].numpy(), own.cell, atol=1e-8)
-        stress = np.abs(own.get_stress(voigt=False) * mask).max()
-        assert free["smax"][row].item() == pytest.approx(stress, abs=1e-9)
-        assert judged["steps"][row] == runs[1][1]
-        assert judged["outcome"][row] == Outcome.CONVERGED
+    CellAwareBFGS(model, convergence_hook=hook).run(batch, n_steps=100)
+    for place, row in enumerate(rows):
+        atoms = crystals()[row]
+        atoms.calc = CountingLJ(**ARGON) if row == 0 else CountingEMT()
+        optimizer = cell_aware_of_ase(atoms, masks[place], pressures[place])
+        converged = optimizer.run(0.01, 0.0005, steps=100)
+        assert batch["steps"][place] == optimizer.nsteps
+        assert batch["evaluations"][place] == atoms.calc.calls
+        assert (batch["outcome"][place] == Outcome.CONVERGED) == converged
 
 
 def test_a_cell_aware_engine_wants_its_filter():
@@ -254,6 +328,48 @@ def test_a_hessian_that_blows_up_takes_nobody_along(make):
 
     batch, reference = wells(1.0, 2.0, 3.0, 0.5), wells(1.0, 2.0, 3.0, 0.5)
     make(Flat(), hooks=[NaNDetectorHook()]).run(batch, n_steps=6)
+    make(Well()).run(reference, n_steps=6)
+    outcomes = [Outcome(code) for code in batch["outcome"].view(-1).tolist()]
+    assert outcomes == [Outcome.BUDGET, Outcome.EXPLODED, Outcome.BUDGET, Outcome.BUDGET]
+    assert batch["steps"].view(-1).tolist() == [6, 1, 6, 6]
+    assert torch.isfinite(batch["positions"]).all()
+    for row in (0, 2, 3):
+        assert torch.equal(batch[[row]]["positions"], reference[[row]]["positions"])
+    assert "its Hessian is not finite" in batch.host[1]["failure"]
+
+
+class Steep(Well):
+    """A well, but for system 1, an atom whose force after its first step is nearly too large.
+
+    The square of that force is a number, but no more when it is divided by a small curvature.
+    """
+
+    def __init__(self, start):
+        super().__init__()
+        self.start = start
+
+    def forward(self, batch):
+        outputs, mine = super().forward(batch), batch["system_id"] == 1
+        along = batch["positions"][:, :1] - self.start
+        first, then = (along.new_tensor([f]) for f in ([1.0, 0.0, 0.0], [0.4, 1.2e154, 0.0]))
+        forces = torch.where(along == 0.0, first, then)
+        outputs["forces"] = torch.where(mine[batch.batch], forces, outputs["forces"])
+        outputs["energy"] = torch.where(mine, segment_sum(-along, batch.ptr), outputs["energy"])
+        if "stress" in outputs:
+            outputs["stress"] = torch.where(mine.unsqueeze(2), 0.0, outputs["stress"])
+        return outputs
+
+
+@pytest.mark.parametrize(
+    "make", [BFGS, RFO, GoodOldQuasiNewton, CellAwareBFGS, BFGSLineSearch, LBFGSLineSearch]
+)
+def test_a_curvature_that_is_no_number_ends_its_system_alone(make):
+    batch, reference = (wells(1.0, 2.0, 3.0, 0.5, sizes=[2, 1, 3, 4]) for _ in range(2))
+    if make is CellAwareBFGS:
+        for each in (batch, reference):
+            filter_cells(each, "frechet", cell_factor=1.0)
+    model = Steep(batch[1].positions[0, 0].clone())
+    make(model, hooks=[NaNDetectorHook()]).run(batch, n_steps=6)
     make(Well()).run(reference, n_steps=6)
     outcomes = [Outcome(code) for code in batch["outcome"].view(-1).tolist()]
     assert outcomes == [Outcome.BUDGET, Outcome.EXPLODED, Outcome.BUDGET, Outcome.BUDGET]

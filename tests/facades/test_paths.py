@@ -7,6 +7,7 @@ import pkgutil
 import ase.constraints
 import ase.filters
 import ase.md
+import ase.mep
 import ase.optimize
 import pytest
 
@@ -17,7 +18,7 @@ EXCEPTIONS = {
 
 
 def modules():
-    for root in (ase.optimize, ase.md, ase.filters, ase.constraints):
+    for root in (ase.optimize, ase.md, ase.mep, ase.filters, ase.constraints):
         yield root.__name__
         for info in pkgutil.walk_packages(getattr(root, "__path__", ()), f"{root.__name__}."):
             if not any(f"{info.name}.".startswith(f"{name}.") for name in EXCEPTIONS):

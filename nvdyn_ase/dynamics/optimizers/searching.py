@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nvdyn_ase.data import Batch, segment_dot
+from nvdyn_ase.dynamics.optimizers.hessian import HessianOptimizer, finite_step
 from nvdyn_ase.dynamics.optimizers.line_search import Search, SearchLimits, advance, start
 from nvdyn_ase.dynamics.optimizers.optimizer import Optimizer
 from nvdyn_ase.dynamics.outcome import Outcome
@@ -23,7 +24,8 @@ class SearchingOptimizer(Optimizer):
     :meth:`try_along`. It must choose the same one as long as a search goes on. A system whose
     search has ended begins the next in the forward pass in which others try on.
 
-    A direction that goes uphill ends the run of its system with ``Outcome.ERROR``.
+    A direction that goes uphill ends the run of its system with ``Outcome.ERROR``, and one that is
+    not finite with ``Outcome.EXPLODED``.
     """
 
     __needs_keys__ = frozenset({"energy", "forces"})
@@ -31,7 +33,8 @@ class SearchingOptimizer(Optimizer):
     _reasons: ClassVar[Mapping[Outcome, str]] = {
         Outcome.ERROR: "the line search failed: its direction goes uphill. The forces may not be "
         "those of the energy, or their digits are used up: ask for a larger fmax, or take an "
-        "optimizer without a line search, such as FIRE"
+        "optimizer without a line search, such as FIRE",
+        **HessianOptimizer._reasons,
     }
 
     def __init__(
@@ -111,13 +114,15 @@ class SearchingOptimizer(Optimizer):
         """
         state, rows = self.state, self.rows(batch)
         direction = not_too_short(direction, state["shortest"], rows.batch, rows.ptr3)
-        slope = -segment_dot(forces, direction, rows.ptr3)
         longest = largest_norm(direction, rows.ptr)
+        direction, lost = finite_step(direction, longest, rows.batch)
+        self.retire(batch, lost.view(-1), Outcome.EXPLODED)
+        slope = -segment_dot(forces, direction, rows.ptr3)
         fresh = start(value, slope, longest, self.limits())
         search = torch.where(begins, fresh.packed(), state["search"])
         failed = (slope >= 0.0) & (longest > 0.0)
         searching = ~failed
-        step = search[:, :1] * searching
+        step = torch.where(lost | failed, 0.0, search[:, :1])
         state["last_coordinates"], state["last_forces"] = coordinates, forces
         state["direction"], state["search"] = direction, search
         state["failed"], state["searching"] = failed, searching
