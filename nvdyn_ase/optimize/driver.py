@@ -126,8 +126,19 @@ class AtomsDriver:
     def advance(self) -> None:
         """Do one step."""
         self._gathered = False
-        self.run.advance_together()
+        with self._calculating():
+            self.run.advance_together()
         self._stale = True
+
+    @contextmanager
+    def _calculating(self) -> Iterator[None]:
+        """Do not take a calculator that is cut off, and has no results then, for one reset."""
+        try:
+            yield
+        except BaseException:
+            if self._calculators is not None:
+                self._calculators.note_results()
+            raise
 
     def begin(self, n_steps: int) -> None:
         """Begin a run of so many steps of each system, for :meth:`advance_freely`."""
@@ -138,7 +149,8 @@ class AtomsDriver:
     def advance_freely(self) -> None:
         """Do one forward pass; nobody waits for those who need several for a step."""
         self._gathered = False
-        self.run.advance()
+        with self._calculating():
+            self.run.advance()
         self._stale = True
 
     def step(self) -> None:
