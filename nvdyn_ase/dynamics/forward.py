@@ -101,8 +101,9 @@ class ForwardPass(PerSystemParameters):
             failures = self._neighbors.failures
         needs = self.needs(batch)
         with self.model.computing(self.outputs | needs):
-            parts = self.model, batch, self._neighbors
-            outputs = self.splitting.forward(*parts, self.takes_failures)
+            outputs = self.splitting.forward(
+                self.model, batch, self._neighbors, self.takes_failures
+            )
         missing = sorted(needs - outputs.keys())
         if missing:
             raise RuntimeError(
